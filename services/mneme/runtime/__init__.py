@@ -1,0 +1,1 @@
+"""What a service runs on: server, interceptors, errors, peers, telemetry, stores' connections, credentials, pages."""

@@ -1,0 +1,320 @@
+"""Returns the settings of one process as a typed tree: a section for each service and for each part of the runtime.
+
+A value comes from, first match wins: an explicit override (command-line flags, tests), an environment variable
+`MNEME_<SECTION>__<NAME>`, the TOML file named by `--config`, the default below. Unknown names are refused, so a
+misspelt setting never passes silently. Durations are seconds, sizes are bytes unless the name says otherwise.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+
+
+class Section(BaseModel):
+    """A group of settings that cannot change while the process runs."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class ServerSettings(Section):
+    """How this process listens, what it accepts, and how it stops."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on; `0.0.0.0` or `[::]` in a container."""
+    port: int = Field(default=7600, ge=0, le=65535)
+    """gRPC port; 0 takes a free one."""
+    advertised_address: str = ""
+    """Address `host:port` at which other replicas reach this process; empty derives it from host and port."""
+    metrics_host: str = "127.0.0.1"
+    """Address the metrics page listens on."""
+    metrics_port: int = Field(default=-1, ge=-1, le=65535)
+    """Port of `/metrics`; 0 takes a free one, -1 turns the page off."""
+    reflection: bool = True
+    """Lets clients list the services and their contracts."""
+    reuse_port: bool = False
+    """Lets several processes share the port (SO_REUSEPORT). Off, so that a taken port is an error."""
+    tls_certificate: Path | None = None
+    """PEM file with the server's certificate chain; with `tls_key` it turns TLS on."""
+    tls_key: Path | None = None
+    """PEM file with the certificate's private key."""
+    max_receive_bytes: int = Field(default=4 * 1024 * 1024, ge=1024)
+    """Largest request message; a larger one is refused by gRPC itself with RESOURCE_EXHAUSTED."""
+    max_send_bytes: int = Field(default=16 * 1024 * 1024, ge=1024)
+    """Largest response message."""
+    max_user_calls: int = Field(default=256, ge=1)
+    """Unary calls with a user credential that may run at once; more are refused with REASON_TOO_MANY_CALLS."""
+    max_service_calls: int = Field(default=512, ge=1)
+    """Unary calls from other services that may run at once. Its own bound, so that a burst of new user calls cannot
+    starve the turns that already run."""
+    max_streams: int = Field(default=1024, ge=1)
+    """Streaming calls that may run at once."""
+    default_deadline: float = Field(default=30.0, gt=0)
+    """Deadline of a unary call whose caller set none."""
+    default_stream_deadline: float = Field(default=900.0, gt=0)
+    """Deadline of a streaming call whose caller set none."""
+    max_deadline: float = Field(default=3600.0, gt=0)
+    """Longest deadline of any call; a longer one is cut to it."""
+    keepalive_min_interval: float = Field(default=30.0, gt=0)
+    """Shortest interval at which clients may ping an idle connection."""
+    max_connection_age: float = Field(default=180.0, gt=0)
+    """Age at which a connection is closed gently, so that clients look for new replicas."""
+    max_connection_age_grace: float = Field(default=900.0, gt=0)
+    """Time that calls on an aged connection get to finish; at least the longest call."""
+    ready_interval: float = Field(default=1.0, gt=0)
+    """Interval between two readiness checks of a component."""
+    ready_failures: int = Field(default=3, ge=1)
+    """Failed checks in a row that make a serving service NOT_SERVING. One passed check makes it SERVING again."""
+    ready_timeout: float = Field(default=2.0, gt=0)
+    """Longest time one readiness check may take."""
+    drain_wait: float = Field(default=0.4, ge=0)
+    """Time between announcing NOT_SERVING and refusing calls, in which clients move to other replicas."""
+    drain_timeout: float = Field(default=20.0, ge=0)
+    """Time that each component gets to hand over its running work."""
+    stop_grace: float = Field(default=10.0, ge=0)
+    """Time that running calls get to finish before they are cancelled."""
+
+
+class AuthSettings(Section):
+    """Whose credentials are accepted."""
+
+    jwks: str = ""
+    """JSON Web Key Set of the operator's issuer: an https URL or a file path."""
+    issuer: str = "mneme-dev"
+    """Required `iss` claim of a user credential."""
+    audience: str = "mneme"
+    """Required `aud` claim of a user credential."""
+    tenant_claim: str = "tenant"
+    """Claim that names the tenant; every user credential must have it."""
+    user_claim: str = "user"
+    """Claim that binds the credential to one user; absent for a credential that may act for any user."""
+    scope_claim: str = "scope"
+    """Claim with the scopes: a list, or one text with spaces between them."""
+    leeway: float = Field(default=10.0, ge=0)
+    """Difference between clocks that is forgiven when times in a credential are checked."""
+    jwks_refresh: float = Field(default=300.0, gt=0)
+    """Age at which the key set is read again."""
+    jwks_min_interval: float = Field(default=10.0, gt=0)
+    """Shortest time between two reads of the key set that unknown key ids cause."""
+    jwks_timeout: float = Field(default=5.0, gt=0)
+    """Longest time one read of the key set may take."""
+    suite_keys: tuple[SecretStr, ...] = ()
+    """Secrets that sign service tokens (at least 32 bytes each): the first signs, all verify, so a key is rotated by
+    putting the new one last everywhere, then first, then removing the old one."""
+    suite_keys_file: Path | None = None
+    """File with the same secrets, one a line; read when `suite_keys` is empty."""
+    service_token_seconds: float = Field(default=60.0, gt=10)
+    """Life of a service token."""
+    cache_size: int = Field(default=10_000, ge=1)
+    """Verified credentials, and minted service tokens, that are remembered."""
+
+
+class DatabaseSettings(Section):
+    """The PostgreSQL database, the only source of truth."""
+
+    url: SecretStr = SecretStr("")
+    """Connection URL of the application role; empty in `mneme dev` means the embedded database."""
+    owner_url: SecretStr = SecretStr("")
+    """Connection URL of the role that owns the schemas; used by `mneme migrate` and maintenance only."""
+    pool_min: int = Field(default=1, ge=0)
+    """Connections kept open."""
+    pool_max: int = Field(default=10, ge=1)
+    """Connections at most, for each process."""
+    pool_timeout: float = Field(default=5.0, gt=0)
+    """Longest wait for a free connection."""
+    connect_timeout: float = Field(default=5.0, gt=0)
+    """Longest time to open a connection."""
+    max_lifetime: float = Field(default=1200.0, gt=0)
+    """Age at which a connection is replaced."""
+    statement_timeout: float = Field(default=30.0, gt=0)
+    """Longest time of one statement."""
+    prepare_threshold: int | None = Field(default=5, ge=0)
+    """Executions after which a statement is prepared on the server; none behind RDS Proxy or an old PgBouncer."""
+    direct_url: SecretStr = SecretStr("")
+    """Connection URL that bypasses a transaction pooler, for notifications; empty takes `url`."""
+
+
+class RedisSettings(Section):
+    """Redis or Valkey, which may lose everything at any moment without making a result wrong."""
+
+    url: SecretStr = SecretStr("")
+    """Connection URL; empty in `mneme dev` means the embedded server, elsewhere no cache at all."""
+    connect_timeout: float = Field(default=0.5, gt=0)
+    """Longest time to open a connection."""
+    command_timeout: float = Field(default=0.05, gt=0)
+    """Longest time of one use of the cache, waiting for a connection included; then it counts as down."""
+    max_connections: int = Field(default=32, ge=1)
+    """Connections at most, for each process."""
+    breaker_failures: int = Field(default=3, ge=1)
+    """Failures in a row that open the circuit breaker."""
+    breaker_seconds: float = Field(default=2.0, gt=0)
+    """Time the breaker stays open before one command tries again."""
+
+
+class TelemetrySettings(Section):
+    """Logs, traces and metrics. None of them ever holds the text of a message, block or passage."""
+
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """Lowest level that is logged."""
+    log_format: Literal["auto", "json", "console"] = "auto"
+    """Shape of a log line; auto is console on a terminal and JSON elsewhere."""
+    otlp_endpoint: str = ""
+    """OTLP/gRPC endpoint for traces, `http://collector:4317`; empty exports none."""
+    sample_ratio: float = Field(default=1.0, ge=0, le=1)
+    """Part of the traces that start here which is recorded; a caller's decision is followed."""
+    service_namespace: str = "mneme"
+    """Resource attribute `service.namespace`."""
+
+
+class PeersSettings(Section):
+    """Where the other services are, and how they are called."""
+
+    default_address: str = ""
+    """gRPC target of every service without an own address; empty means this process."""
+    orchestrator: str = ""
+    """gRPC target of orchestrator, `dns:///mneme-orchestrator:7600`."""
+    core_memory: str = ""
+    """gRPC target of core_memory."""
+    recall: str = ""
+    """gRPC target of recall."""
+    archival: str = ""
+    """gRPC target of archival."""
+    embedding: str = ""
+    """gRPC target of embedding."""
+    semantic_cache: str = ""
+    """gRPC target of semantic_cache."""
+    tls_ca: Path | None = None
+    """PEM file with the authority that signs the peers' certificates; set, it turns TLS on for all peers."""
+    timeout: float = Field(default=10.0, gt=0)
+    """Deadline of a call to a peer when neither the caller nor the running call sets a shorter one."""
+    max_attempts: int = Field(default=4, ge=1, le=5)
+    """Attempts of a call that fails with UNAVAILABLE, the first one included."""
+    keepalive: float = Field(default=60.0, ge=30)
+    """Interval of keepalive pings."""
+    resolve_interval: float = Field(default=5.0, gt=0)
+    """Shortest time between two name resolutions."""
+    max_message_bytes: int = Field(default=16 * 1024 * 1024, ge=1024)
+    """Largest response accepted from a peer."""
+
+
+class ModelsSettings(Section):
+    """Which models are used, and how their providers are reached. `offline` and `wordllama` need no network."""
+
+    chat: str = "offline"
+    """Model or profile that agents use unless they name one."""
+    small: str = "offline"
+    """Model for summaries, titles and other simple work."""
+    embedding_provider: Literal["wordllama", "bedrock", "openai"] = "wordllama"
+    """Provider of the one active embedding space."""
+    embedding_model: str = "wordllama"
+    """Model of the active embedding space, `amazon.titan-embed-text-v2:0`."""
+    embedding_dimensions: int = Field(default=256, ge=1, le=4000)
+    """Dimensions of the active embedding space."""
+    bedrock_region: str = ""
+    """AWS region of Bedrock; empty takes the one of the AWS configuration."""
+    bedrock_endpoint_url: str = ""
+    """Endpoint of Bedrock's runtime API in place of the region's; for private endpoints and tests."""
+    openai_base_url: str = ""
+    """Base URL of an OpenAI-compatible provider (DeepSeek, vLLM, Ollama)."""
+    openai_api_key: SecretStr = SecretStr("")
+    """API key of that provider."""
+
+
+class OrchestratorSettings(Section):
+    """Agents, conversations and the agent loop."""
+
+
+class CoreMemorySettings(Section):
+    """Blocks: the text that is always in context."""
+
+
+class RecallSettings(Section):
+    """Messages and the in-context window."""
+
+
+class ArchivalSettings(Section):
+    """Passages and knowledge bases."""
+
+
+class EmbeddingSettings(Section):
+    """Text to vector."""
+
+
+class SemanticCacheSettings(Section):
+    """Answers to questions asked before."""
+
+
+class Settings(BaseSettings):
+    """All settings of one process."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="MNEME_", env_nested_delimiter="__", extra="forbid", frozen=True, use_attribute_docstrings=True
+    )
+
+    data_dir: Path | None = None
+    """Folder of the embedded stores and the development credentials; used by `mneme dev` only."""
+    server: ServerSettings = ServerSettings()
+    """How this process listens, what it accepts, and how it stops."""
+    auth: AuthSettings = AuthSettings()
+    """Whose credentials are accepted."""
+    database: DatabaseSettings = DatabaseSettings()
+    """The PostgreSQL database."""
+    redis: RedisSettings = RedisSettings()
+    """Redis or Valkey."""
+    telemetry: TelemetrySettings = TelemetrySettings()
+    """Logs, traces and metrics."""
+    peers: PeersSettings = PeersSettings()
+    """Where the other services are."""
+    models: ModelsSettings = ModelsSettings()
+    """Which models are used."""
+    orchestrator: OrchestratorSettings = OrchestratorSettings()
+    """Agents, conversations and the agent loop."""
+    core_memory: CoreMemorySettings = CoreMemorySettings()
+    """Blocks."""
+    recall: RecallSettings = RecallSettings()
+    """Messages and the in-context window."""
+    archival: ArchivalSettings = ArchivalSettings()
+    """Passages and knowledge bases."""
+    embedding: EmbeddingSettings = EmbeddingSettings()
+    """Text to vector."""
+    semantic_cache: SemanticCacheSettings = SemanticCacheSettings()
+    """Answers to questions asked before."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Puts the TOML file, which arrives as the initial values' key `config_file`, below the environment."""
+        assert isinstance(init_settings, InitSettingsSource)
+        from_file = init_settings.init_kwargs.pop("config_file", {})
+        return init_settings, env_settings, InitSettingsSource(settings_cls, from_file)
+
+
+def load(config: Path | None = None, overrides: dict[str, Any] | None = None) -> Settings:
+    """Returns the effective settings.
+
+    Args:
+        config: TOML file with one table a section; None for none.
+        overrides: Values above all other sources, nested by section: `{"server": {"port": 0}}`.
+
+    Raises:
+        pydantic.ValidationError: A value is wrong or a name unknown; its text names the setting.
+        OSError: The file cannot be read.
+        tomllib.TOMLDecodeError: The file is not TOML.
+    """
+    from_file = tomllib.loads(config.read_text(encoding="utf-8")) if config else {}
+    return Settings(**(overrides or {}), config_file=from_file)  # type: ignore[call-arg]
+
+
+def masked(settings: Settings) -> dict[str, Any]:
+    """Returns the tree as plain JSON values with every secret replaced by asterisks; for `mneme config`."""
+    return settings.model_dump(mode="json")
