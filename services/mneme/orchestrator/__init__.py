@@ -1,0 +1,1 @@
+"""The agent loop: agents, conversations, runs, and the models that drive them."""
