@@ -1,7 +1,8 @@
-"""PostgreSQL for every store: one pool a process, tenant transactions opened in one round trip, typed failures.
+"""PostgreSQL for every store: one pool a process, tenant transactions in one round trip, typed failures.
 
-A tenant transaction is `BEGIN` and the tenant's name in one message, the store's statements, and `COMMIT`: row-level
-security reads the name (`app.tenant`), which ends with the transaction, so it can never leak to the pool's next user.
+A tenant transaction is `BEGIN` and the tenant's name in one message, the store's statements, and `COMMIT`.
+Row-level security reads the name (`app.tenant`), which ends with the transaction: the connection's next user
+never inherits it.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from psycopg import conninfo, sql
 from psycopg.rows import DictRow, dict_row
 from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout, TooManyRequests
 
-from mneme.errors.v1 import errors_pb2 as errors_pb
+from mneme.errors.v1 import errors_pb2
 from mneme.runtime import call
 from mneme.runtime.errors import Error
 from mneme.settings import DatabaseSettings
@@ -33,6 +34,8 @@ _READ_ONLY = "25006"
 _DISK_FULL = "53100"
 _QUERY_CANCELED = "57014"
 _RETRYABLE_CLASSES = ("08", "28", "40", "53", "57", "58")
+
+_NO_CONNECTION = (PoolTimeout, PoolClosed, TooManyRequests)
 
 log = structlog.get_logger(__name__)
 
@@ -58,10 +61,10 @@ class Database:
             },
             configure=_register_types,
             name=name,
-            min_size=settings.pool_size_min,
-            max_size=settings.pool_size_max,
-            timeout=settings.pool_wait.total_seconds(),
-            max_lifetime=settings.max_lifetime.total_seconds(),
+            min_size=settings.pool_min,
+            max_size=settings.pool_max,
+            timeout=settings.pool_timeout,
+            max_lifetime=settings.max_lifetime,
             open=False,
         )
 
@@ -85,11 +88,11 @@ class Database:
         await self._pool.close()
 
     def tenant(self, tenant: str) -> contextlib.AbstractAsyncContextManager[Connection]:
-        """A transaction that sees and writes the rows of one tenant; commits at exit, rolls back on any exception.
+        """A transaction on the rows of one tenant; commits at exit, rolls back on any exception.
 
         Raises:
-            Error: STORE_UNAVAILABLE, STORE_FULL or DEADLINE_EXCEEDED in place of the driver's exceptions. Violated
-                constraints pass through as `psycopg.errors.IntegrityError` for the store to name.
+            Error: STORE_UNAVAILABLE, STORE_FULL or DEADLINE_EXCEEDED in place of the driver's exceptions.
+                Violated constraints pass through as `psycopg.errors.IntegrityError` for the store to name.
         """
         if not tenant:
             raise ValueError("a tenant transaction needs a tenant")
@@ -107,7 +110,7 @@ class Database:
     async def listen(self, channel: str) -> AsyncIterator[str]:
         """Yields the payload of each notification, on a connection of its own that reconnects for ever.
 
-        An empty string comes first and after each reconnection: notifications may have been missed, look for work.
+        An empty string comes first and after each reconnection: notifications may have been missed.
         Close it with `contextlib.aclosing` when leaving the loop early.
         """
         failures = 0
@@ -130,11 +133,11 @@ class Database:
 
     async def _conninfo(self, *, direct: bool = False) -> str:
         settings = self._settings
-        url = settings.direct_url if direct and settings.direct_url else settings.url
+        url = settings.direct_url if direct and settings.direct_url.get_secret_value() else settings.url
         base = await self._connection_info() if self._connection_info else url.get_secret_value()
         defaults: dict[str, Any] = {
             "application_name": f"mneme {self.name}",
-            "connect_timeout": max(2, round(settings.connect_timeout.total_seconds())),
+            "connect_timeout": max(2, round(settings.connect_timeout)),
             "target_session_attrs": "read-write",
             # A dead peer is noticed within about ten seconds, also while a statement waits for its answer.
             "keepalives_idle": 5,
@@ -161,7 +164,7 @@ class Database:
             finally:
                 self._busy -= 1
                 await self._pool.putconn(connection)
-        except (psycopg.Error, PoolTimeout, PoolClosed, TooManyRequests) as error:
+        except psycopg.Error as error:
             if _is_lost(error):
                 await self._drain(taken_at)
             failure = self._translate(error)
@@ -170,7 +173,7 @@ class Database:
             raise failure from error
 
     async def _begin(self, tenant_clause: str) -> Connection:
-        """Takes a connection and opens a transaction on it. Nothing has run yet, so a dead connection is replaced."""
+        """Opens a transaction on a connection of the pool; a dead one is replaced: nothing ran on it yet."""
         begin = f"BEGIN{tenant_clause}; SET LOCAL statement_timeout = {self._statement_timeout_ms()}"
         for attempt in range(1, _BEGIN_ATTEMPTS + 1):
             taken_at = time.monotonic()
@@ -188,10 +191,10 @@ class Database:
         raise AssertionError("unreachable")
 
     def _statement_timeout_ms(self) -> int:
-        allowed = self._settings.statement_timeout.total_seconds()
-        with contextlib.suppress(LookupError):
-            left = call.remaining()
-            allowed = allowed if left is None else min(allowed, left)
+        allowed = self._settings.statement_timeout
+        left = call.remaining()
+        if left is not None:
+            allowed = min(allowed, left)
         return max(1, int(allowed * 1000))
 
     async def _drain(self, taken_at: float) -> None:
@@ -204,35 +207,35 @@ class Database:
     def _translate(self, error: Exception) -> Error | None:
         """The typed failure for a driver error; None for those that the store or nobody can name."""
         metadata = {"store": "postgresql"}
-        if isinstance(error, PoolTimeout | PoolClosed | TooManyRequests):
-            return Error(errors_pb.REASON_STORE_UNAVAILABLE, self._no_connection(error), metadata=metadata)
+        if isinstance(error, _NO_CONNECTION):
+            return Error(errors_pb2.REASON_STORE_UNAVAILABLE, self._no_connection(error), metadata=metadata)
         state = getattr(error, "sqlstate", None) or ""
         if state == _DISK_FULL:
-            return Error(errors_pb.REASON_STORE_FULL, "the database is out of disk space", metadata=metadata)
+            return Error(errors_pb2.REASON_STORE_FULL, "the database is out of disk space", metadata=metadata)
         if state == _QUERY_CANCELED:
             seconds = f"{self._statement_timeout_ms() / 1000:.1f}"
             message = f"a statement on the database of {self.name} took longer than it may"
             return Error(
-                errors_pb.REASON_DEADLINE_EXCEEDED, message, metadata={**metadata, "seconds": seconds}
+                errors_pb2.REASON_DEADLINE_EXCEEDED, message, metadata={**metadata, "seconds": seconds}
             )
         if _is_lost(error) or state.startswith(_RETRYABLE_CLASSES):
             message = f"the database of {self.name} does not answer"
             return Error(
-                errors_pb.REASON_STORE_UNAVAILABLE, message, metadata={**metadata, "sqlstate": state}
+                errors_pb2.REASON_STORE_UNAVAILABLE, message, metadata={**metadata, "sqlstate": state}
             )
         return None
 
     def _no_connection(self, error: Exception) -> str:
         if isinstance(error, PoolClosed):
             return f"the database pool of {self.name} is closed"
-        waited = f"{self._settings.pool_wait.total_seconds():g} s"
-        if self._busy >= self._settings.pool_size_max:
+        waited = f"{self._settings.pool_timeout:g} s"
+        if self._busy >= self._settings.pool_max:
             return f"all {self._busy} database connections of {self.name} stayed busy for {waited}"
         return f"the database of {self.name} accepted no connection within {waited}"
 
 
 async def _register_types(connection: Connection) -> None:
-    """Lets vectors travel as pgvector's own types; a database without the extension works for the other stores."""
+    """Lets vectors travel as pgvector's own types; without the extension all other types still work."""
     with contextlib.suppress(psycopg.ProgrammingError):
         await register_vector_async(connection)
 
@@ -249,8 +252,8 @@ def _literal(value: str) -> str:
 
 
 def _is_lost(error: BaseException) -> bool:
-    """Whether the connection, and so probably its neighbours, is of no more use: cut, or to a demoted primary."""
-    if not isinstance(error, psycopg.Error):
+    """Whether the connection, and so probably its neighbours, is of no use: cut, or to a demoted server."""
+    if not isinstance(error, psycopg.Error) or isinstance(error, _NO_CONNECTION):
         return False
     state = error.sqlstate or ""
     if not state:
