@@ -176,7 +176,7 @@ def create_request_table(op: Operations | ModuleType, schema: str) -> None:
         )
         """
     )
-    op.execute(f"CREATE INDEX request_create_time ON {name} (create_time)")
+    op.execute(f"CREATE INDEX request_create_time ON {name} (tenant_id, create_time)")
     enable_row_level_security(op, f"{schema}.request")
 
 
