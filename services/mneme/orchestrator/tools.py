@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Any, NoReturn
 
 from jsonschema import Draft202012Validator, FormatChecker
+from jsonschema.exceptions import best_match
 
 from mneme.orchestrator.models.port import ToolSpec
 
@@ -24,7 +25,7 @@ _PROBLEM_CHARS = 400
 
 _HEARTBEAT_SCHEMA = {
     "type": "boolean",
-    "description": "True to be run again at once with the result of this call; false to wait for the next event.",
+    "description": "True to run again at once with this call's result; false to wait for the next event.",
 }
 
 
@@ -100,7 +101,7 @@ _ALL = (
     ),
     _tool(
         "core_memory_append",
-        "Adds a line to a core memory block. Core memory is always in view; each block has a limit of characters.",
+        "Adds a line to a core memory block. Core memory is always in view; each block has a size limit.",
         {"label": _LABEL, "content": _text("The line to add.")},
     ),
     _tool(
@@ -132,7 +133,7 @@ _ALL = (
     _tool("get_current_time", "Tells the current date and time.", {}),
     _tool(
         "archival_memory_insert",
-        "Stores a text in archival memory, which has no limit. Write it so that it can be understood on its own.",
+        "Stores a text in archival memory, which has no limit. The text must make sense on its own.",
         {"content": _text("The text to store."), "tags": {**_TAGS, "description": "Tags to find it by."}},
         optional=("tags",),
     ),
@@ -158,7 +159,7 @@ _ALL = (
             "minutes": {
                 "type": "integer",
                 "minimum": 1,
-                "description": f"How many minutes; more than {MAX_PAUSE_MINUTES} counts as {MAX_PAUSE_MINUTES}.",
+                "description": f"How many minutes, at most {MAX_PAUSE_MINUTES}.",
             }
         },
         heartbeat=False,
@@ -201,7 +202,7 @@ def _read_object(arguments_json: str) -> dict[str, Any] | str:
     except json.JSONDecodeError as error:
         return f"the arguments are not valid JSON at character {error.pos}: {error.msg}; send one JSON object"
     except (ValueError, RecursionError):
-        return "the arguments hold NaN or infinity, a number too long, or are nested too deeply; send a plain JSON object"
+        return "the arguments hold NaN, a number too long, or nest too deeply; send a plain JSON object"
     if not isinstance(value, dict):
         return f"the arguments are a JSON {_json_type(value)}; send one JSON object"
     unstorable = _unstorable(value)
@@ -251,15 +252,12 @@ def _json_type(value: object) -> str:
 
 
 def _first_problem(tool: ToolSpec, arguments: dict[str, Any]) -> str:
-    """What the schema refuses, most telling first; empty when nothing."""
-    errors = sorted(
-        _validator(tool).iter_errors(arguments), key=lambda error: (error.validator != "required", error.path)
-    )
-    if not errors:
+    """The most telling thing that the schema refuses; empty when nothing."""
+    error = best_match(_validator(tool).iter_errors(arguments))
+    if error is None:
         return ""
-    where = ".".join(str(part) for part in errors[0].absolute_path)
-    text = f"{where}: {errors[0].message}" if where else errors[0].message
-    return _short(text)
+    where = ".".join(str(part) for part in error.absolute_path)
+    return _short(f"{where}: {error.message}" if where else error.message)
 
 
 def _validator(tool: ToolSpec) -> Draft202012Validator:
