@@ -117,7 +117,13 @@ def build(
     """
     prefix = instructions.strip() or DEFAULT_INSTRUCTIONS.strip()
     system = [
-        Part("instructions", hashlib.sha256(prefix.encode()).hexdigest(), "system", prefix, count_tokens(prefix)),
+        Part(
+            "instructions",
+            hashlib.sha256(prefix.encode()).hexdigest(),
+            "system",
+            prefix,
+            count_tokens(prefix),
+        ),
         Part("memory", "", "system", memory_text, count_tokens(memory_text)),
     ]
     queue = [*_summary(window, count_tokens), *_related(related, count_tokens)]
@@ -213,9 +219,7 @@ def _tools_text(tools: Sequence[ToolSpec]) -> str:
     )
 
 
-def _references(
-    parts: Sequence[Part], blocks: Sequence[tuple[str, int]], window: Window
-) -> tuple[Reference, ...]:
+def _references(parts: Sequence[Part], blocks: Sequence[tuple[str, int]], window: Window) -> tuple[Reference, ...]:
     references: list[Reference] = []
     for part in parts:
         if part.kind == "memory":

@@ -51,9 +51,7 @@ class Window:
         for offset, message in enumerate(messages):
             if message.sequence != self.next_sequence + offset:
                 raise ValueError(f"sequence {message.sequence} where {self.next_sequence + offset} is next")
-        return replace(
-            self, messages=(*self.messages, *messages), next_sequence=self.next_sequence + len(messages)
-        )
+        return replace(self, messages=(*self.messages, *messages), next_sequence=self.next_sequence + len(messages))
 
     def evicted(self, first_kept_sequence: int, summary: str, summary_version: int) -> "Window":
         """The window without the messages before a sequence, under its new summary."""
