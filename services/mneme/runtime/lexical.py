@@ -1,6 +1,6 @@
 """Search by words: terms of any script, and BM25 over tables that a store keeps beside its own.
 
-A store describes the tables with `lexical_tables(metadata)`; its migration calls `create_lexical_tables`. A document
+A store describes the tables with `lexical_tables`, its migration calls `create_lexical_tables`. A document
 belongs to a scope (an agent, a knowledge base). Each scope has its own document frequencies, so one scope's
 words say nothing about another's. The transaction that writes a document indexes it:
 
