@@ -1,8 +1,9 @@
-"""Returns the settings of one process as a typed tree: a section for each service and for each part of the runtime.
+"""The settings of one process as a typed tree: a section for each service and each part of the runtime.
 
-A value comes from, first match wins: an explicit override (command-line flags, tests), an environment variable
-`MNEME_<SECTION>__<NAME>`, the TOML file named by `--config`, the default below. Unknown names are refused, so a
-misspelt setting never passes silently. Durations are seconds, sizes are bytes unless the name says otherwise.
+A value comes from, first match wins: an explicit override (command-line flags, tests), an environment
+variable `MNEME_<SECTION>__<NAME>`, the TOML file named by `--config`, the default below. Unknown names are
+refused, so a misspelt setting never passes silently. Durations are seconds, sizes are bytes unless the name
+says otherwise.
 """
 
 from __future__ import annotations
@@ -47,10 +48,10 @@ class ServerSettings(Section):
     max_send_bytes: int = Field(default=16 * 1024 * 1024, ge=1024)
     """Largest response message."""
     max_user_calls: int = Field(default=256, ge=1)
-    """Unary calls with a user credential that may run at once; more are refused with REASON_TOO_MANY_CALLS."""
+    """Unary calls with a user credential that may run at once; more answer REASON_TOO_MANY_CALLS."""
     max_service_calls: int = Field(default=512, ge=1)
-    """Unary calls from other services that may run at once. Its own bound, so that a burst of new user calls cannot
-    starve the turns that already run."""
+    """Unary calls from other services that may run at once. Its own bound, so that a burst of new user calls
+    cannot starve the turns that already run."""
     max_streams: int = Field(default=1024, ge=1)
     """Streaming calls that may run at once."""
     default_deadline: float = Field(default=30.0, gt=0)
@@ -68,7 +69,7 @@ class ServerSettings(Section):
     ready_interval: float = Field(default=1.0, gt=0)
     """Interval between two readiness checks of a component."""
     ready_failures: int = Field(default=3, ge=1)
-    """Failed checks in a row that make a serving service NOT_SERVING. One passed check makes it SERVING again."""
+    """Failed checks in a row that make a serving service NOT_SERVING; one passed check makes it SERVING."""
     ready_timeout: float = Field(default=2.0, gt=0)
     """Longest time one readiness check may take."""
     drain_wait: float = Field(default=0.4, ge=0)
@@ -103,8 +104,8 @@ class AuthSettings(Section):
     jwks_timeout: float = Field(default=5.0, gt=0)
     """Longest time one read of the key set may take."""
     suite_keys: tuple[SecretStr, ...] = ()
-    """Secrets that sign service tokens (at least 32 bytes each): the first signs, all verify, so a key is rotated by
-    putting the new one last everywhere, then first, then removing the old one."""
+    """Secrets that sign service tokens (at least 32 bytes each): the first signs, all verify, so a key is
+    rotated by putting the new one last everywhere, then first, then removing the old one."""
     suite_keys_file: Path | None = None
     """File with the same secrets, one a line; read when `suite_keys` is empty."""
     service_token_seconds: float = Field(default=60.0, gt=10)
@@ -133,7 +134,7 @@ class DatabaseSettings(Section):
     statement_timeout: float = Field(default=30.0, gt=0)
     """Longest time of one statement."""
     prepare_threshold: int | None = Field(default=5, ge=0)
-    """Executions after which a statement is prepared on the server; none behind RDS Proxy or an old PgBouncer."""
+    """Executions after which a statement is prepared on the server; none behind RDS Proxy or old PgBouncers."""
     direct_url: SecretStr = SecretStr("")
     """Connection URL that bypasses a transaction pooler, for notifications; empty takes `url`."""
 
@@ -202,7 +203,7 @@ class PeersSettings(Section):
 
 
 class ModelsSettings(Section):
-    """Which models are used, and how their providers are reached. `offline` and `wordllama` need no network."""
+    """Which models are used, and how providers are reached. `offline` and `wordllama` need no network."""
 
     chat: str = "offline"
     """Model or profile that agents use unless they name one."""
@@ -243,6 +244,21 @@ class ArchivalSettings(Section):
 class EmbeddingSettings(Section):
     """Text to vector."""
 
+    cache_seconds: float = Field(default=3600.0, gt=0)
+    """Life of a vector in the cache."""
+    cache_timeout: float = Field(default=0.2, gt=0)
+    """Longest time to read or write the vectors of one call in the cache; then it is asked the provider."""
+    provider_concurrency: int = Field(default=16, ge=1)
+    """Calls of the provider that run at once, for each process."""
+    provider_timeout: float = Field(default=10.0, gt=0)
+    """Longest time of one call of the provider."""
+    provider_attempts: int = Field(default=3, ge=1)
+    """Attempts of one call of the provider, the first one included."""
+    max_tokens: int = Field(default=8192, ge=1)
+    """Most tokens of one text, for a model of an OpenAI-compatible provider."""
+    batch_size: int = Field(default=64, ge=1, le=2048)
+    """Most texts of one call, for a model of an OpenAI-compatible provider."""
+
 
 class SemanticCacheSettings(Section):
     """Answers to questions asked before."""
@@ -252,7 +268,11 @@ class Settings(BaseSettings):
     """All settings of one process."""
 
     model_config = SettingsConfigDict(
-        env_prefix="MNEME_", env_nested_delimiter="__", extra="forbid", frozen=True, use_attribute_docstrings=True
+        env_prefix="MNEME_",
+        env_nested_delimiter="__",
+        extra="forbid",
+        frozen=True,
+        use_attribute_docstrings=True,
     )
 
     data_dir: Path | None = None
@@ -290,10 +310,10 @@ class Settings(BaseSettings):
         settings_cls: type[BaseSettings],
         init_settings: PydanticBaseSettingsSource,
         env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Puts the TOML file, which arrives as the initial values' key `config_file`, below the environment."""
+        """Puts the TOML file, which arrives as the initial value `config_file`, below the environment."""
         assert isinstance(init_settings, InitSettingsSource)
         from_file = init_settings.init_kwargs.pop("config_file", {})
         return init_settings, env_settings, InitSettingsSource(settings_cls, from_file)

@@ -1,1 +1,1 @@
-"""What a service runs on: server, interceptors, errors, peers, telemetry, stores' connections, credentials, pages."""
+"""What a service runs on: server, interceptors, errors, peers, telemetry, stores' connections."""

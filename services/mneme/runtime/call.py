@@ -1,4 +1,4 @@
-"""The running call: who is behind it and how long it may take. Kept in a context variable, so nothing passes it on."""
+"""The running call: who is behind it and how long it may take. A context variable holds it."""
 
 from __future__ import annotations
 
@@ -76,16 +76,21 @@ def enter(call: Call) -> Iterator[Call]:
 
 
 def remaining() -> float | None:
-    """Returns the seconds left until the deadline, never below 0; None outside a call or without a deadline."""
+    """Returns the seconds left until the deadline, at least 0; None outside a call or without a deadline."""
     call = _current.get(None)
     if call is None or call.deadline == math.inf:
         return None
     return max(0.0, call.deadline - asyncio.get_running_loop().time())
 
 
+def span_context() -> trace.SpanContext:
+    """Returns the ids of the current span; invalid ones (zero) without a span."""
+    return trace.get_current_span().get_span_context()
+
+
 def trace_id() -> str:
     """Returns the current span's trace id as 32 hex digits; empty without a span."""
-    context = trace.get_current_span().get_span_context()
+    context = span_context()
     return format(context.trace_id, "032x") if context.trace_id else ""
 
 

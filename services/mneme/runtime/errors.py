@@ -1,7 +1,7 @@
 """The one typed failure of the suite and its way over the wire.
 
-Everything that can go wrong is a `Reason` of the catalogue in `protos/mneme/errors/v1/errors.proto`, which also fixes
-its gRPC code. Services raise `Error`; the error interceptor turns it into a google.rpc.Status.
+Everything that can go wrong is a `Reason` of the catalogue in `protos/mneme/errors/v1/errors.proto`, which
+also fixes its gRPC code. Services raise `Error`; the error interceptor turns it into a google.rpc.Status.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 DOMAIN = "mneme"
 STATUS_KEY = "grpc-status-details-bin"
 
-# A status travels twice in the trailing metadata (as text, in which one Chinese character takes nine bytes, and as
-# details), and gRPC refuses 8 KiB of it.
+# A status travels twice in the trailing metadata (as text, in which one Chinese character takes nine bytes,
+# and as details), and gRPC refuses 8 KiB of it.
 _MESSAGE_CHARS = 240
 _VALUE_CHARS = 120
 _VIOLATIONS = 8
@@ -90,7 +90,8 @@ class Error(Exception):
         if self.violations:
             fields = [
                 error_details_pb2.BadRequest.FieldViolation(
-                    field=_cut(violation.field, _VALUE_CHARS), description=_cut(violation.description, _VALUE_CHARS)
+                    field=_cut(violation.field, _VALUE_CHARS),
+                    description=_cut(violation.description, _VALUE_CHARS),
                 )
                 for violation in self.violations[:_VIOLATIONS]
             ]
@@ -132,7 +133,7 @@ def not_implemented(method: str) -> Error:
 
 
 def from_rpc_error(error: grpc.aio.AioRpcError) -> Error:
-    """Returns a peer's failure as an Error: its own reason where it sent one, else the nearest one for the code."""
+    """Returns a peer's failure as an Error: with its own reason, else with the nearest one for the code."""
     sent = _sent(error)
     if sent is not None:
         return sent
@@ -171,11 +172,14 @@ def _sent(error: grpc.aio.AioRpcError) -> Error | None:
         status = status_pb2.Status.FromString(packed)
     except DecodeError:
         return None
-    info, bad, retry = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest(), error_details_pb2.RetryInfo()
+    info, bad, retry = (
+        error_details_pb2.ErrorInfo(),
+        error_details_pb2.BadRequest(),
+        error_details_pb2.RetryInfo(),
+    )
     for detail in status.details:
         for target in (info, bad, retry):
-            if detail.Is(target.DESCRIPTOR):
-                detail.Unpack(target)
+            detail.Unpack(target)  # leaves a target of another type as it is
     number = Reason.DESCRIPTOR.values_by_name.get(f"REASON_{info.reason}")
     if info.domain != DOMAIN or number is None:
         return None

@@ -10,14 +10,14 @@ _NAMESPACE = uuid.UUID("6d6e656d-652d-5000-8000-6d656d6f7279")
 
 
 def new(prefix: str) -> str:
-    """Returns a fresh id such as `block-0193…`, whose text order is its order of creation to the millisecond."""
+    """Returns a fresh id such as `block-0193…`; text order is the order of creation, to the millisecond."""
     milliseconds = time.time_ns() // 1_000_000
     value = (milliseconds << 80) | (0x7 << 76) | (secrets.randbits(12) << 64) | (0b10 << 62) | secrets.randbits(62)
     return f"{prefix}-{value:032x}"
 
 
 def derived(prefix: str, *parts: str | int) -> str:
-    """Returns the id that always belongs to these parts, so that a repeated effect meets its own earlier row."""
+    """Returns the id that always belongs to these parts: a repeated effect meets its own earlier row."""
     return f"{prefix}-{_uuid5(parts).hex}"
 
 

@@ -1,7 +1,7 @@
 """The one catalogue of the suite's Prometheus instruments.
 
-A dashboard panel or an alert may only name a metric of this file. Labels are bounded (method, code, model, outcome):
-never ids, tenants or users.
+A dashboard panel or an alert may only name a metric of this file. Labels are bounded (method, code, model,
+outcome): never ids, tenants or users.
 """
 
 from __future__ import annotations
@@ -31,7 +31,10 @@ class Metrics:
 
     def _calls(self) -> None:
         self.rpc_seconds = self._histogram(
-            "mneme_rpc_server_duration_seconds", "Time of a served call by its outcome.", ("method", "code"), _FAST
+            "mneme_rpc_server_duration_seconds",
+            "Time of a served call by its outcome.",
+            ("method", "code"),
+            _FAST,
         )
         self.rpc_in_flight = self._gauge("mneme_rpc_server_in_flight", "Calls being served.", ("method",))
         self.rpc_refused = self._counter(
@@ -57,13 +60,20 @@ class Metrics:
             "mneme_model_duration_seconds", "Time of a model call.", ("provider", "model", "outcome"), _SLOW
         )
         self.model_first_token_seconds = self._histogram(
-            "mneme_model_first_token_seconds", "Time until a model's first token.", ("provider", "model"), _SLOW
+            "mneme_model_first_token_seconds",
+            "Time until a model's first token.",
+            ("provider", "model"),
+            _SLOW,
         )
         self.model_tokens = self._counter(
-            "mneme_model_tokens_total", "Tokens used; kind is input, output, cache_read, ….", ("model", "kind")
+            "mneme_model_tokens_total",
+            "Tokens used; kind is input, output, cache_read, ….",
+            ("model", "kind"),
         )
         self.embedded_texts = self._counter(
-            "mneme_embedding_texts_total", "Texts embedded; source is cache, joined or provider.", ("model", "source")
+            "mneme_embedding_texts_total",
+            "Texts embedded; source is cache, joined or provider.",
+            ("model", "source"),
         )
         self.embedding_batch_texts = self._histogram(
             "mneme_embedding_batch_texts", "Texts in one call of the provider.", ("model",), _COUNT
@@ -71,7 +81,10 @@ class Metrics:
 
     def _agents(self) -> None:
         self.turn_seconds = self._histogram(
-            "mneme_turn_duration_seconds", "Time of a run from accepted to its terminal event.", ("outcome",), _SLOW
+            "mneme_turn_duration_seconds",
+            "Time of a run from accepted to its terminal event.",
+            ("outcome",),
+            _SLOW,
         )
         self.turn_steps = self._histogram("mneme_turn_steps", "Steps of a run.", ("outcome",), _COUNT)
         self.tool_calls = self._counter("mneme_tool_calls_total", "Tool calls of models.", ("tool", "outcome"))
@@ -91,7 +104,9 @@ class Metrics:
 
     def _cache(self) -> None:
         self.cache_lookups = self._counter(
-            "mneme_semantic_cache_lookups_total", "Lookups; outcome is exact, semantic, miss, ….", ("outcome",)
+            "mneme_semantic_cache_lookups_total",
+            "Lookups; outcome is exact, semantic, miss, ….",
+            ("outcome",),
         )
         self.cache_lookup_seconds = self._histogram(
             "mneme_semantic_cache_lookup_duration_seconds", "Time of a lookup.", ("outcome",), _FAST
@@ -104,14 +119,12 @@ class Metrics:
     def _gauge(self, name: str, documentation: str, labels: Sequence[str]) -> Gauge:
         return Gauge(name, documentation, labels, registry=self.registry)
 
-    def _histogram(
-        self, name: str, documentation: str, labels: Sequence[str], buckets: Sequence[float]
-    ) -> Histogram:
+    def _histogram(self, name: str, documentation: str, labels: Sequence[str], buckets: Sequence[float]) -> Histogram:
         return Histogram(name, documentation, labels, registry=self.registry, buckets=buckets)
 
 
 class MetricsPage:
-    """The `/metrics` page of a process, served by a thread; OpenMetrics with exemplars to those who ask for it."""
+    """The `/metrics` page of a process, served by a thread; OpenMetrics with exemplars when asked for."""
 
     def __init__(self, server: WSGIServer, thread: threading.Thread) -> None:
         self._server = server

@@ -1,7 +1,7 @@
 """Page sizes and page tokens of list methods.
 
-A token holds where the next page starts and a hash of the request it belongs to (all fields but `page_token` and
-`page_size`, and the tenant): used with another request it is refused. It is opaque, not secret.
+A token holds where the next page starts and a hash of the request it belongs to (all fields but `page_token`
+and `page_size`, and the tenant): used with another request it is refused. It is opaque, not secret.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Logs and traces of the suite.
 
-Log lines are an event name with key-values, and carry the trace and the running call. Neither logs nor spans ever
-hold the text of a message, block or passage. Every call has a trace id, also when no trace is exported: errors, the
-audit and the log name it.
+Log lines are an event name with key-values, and carry the trace and the running call. Neither logs nor spans
+ever hold the text of a message, block or passage. Every call has a trace id, also when no trace is exported:
+errors, the audit and the log name it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,13 @@ from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExport
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcessor, SpanExporter
-from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased, Sampler, SamplingResult, TraceIdRatioBased
+from opentelemetry.sdk.trace.sampling import (
+    ALWAYS_OFF,
+    ParentBased,
+    Sampler,
+    SamplingResult,
+    TraceIdRatioBased,
+)
 from opentelemetry.trace import Link, Span, SpanKind, StatusCode, TraceState
 from opentelemetry.util.types import Attributes, AttributeValue
 
@@ -75,7 +81,7 @@ _installed: list[Tracing] = []
 
 
 def tracing(resource: Mapping[str, AttributeValue] | None = None) -> Tracing:
-    """Returns the process's span pipeline, made at the first call; it records nothing until it has an exporter."""
+    """Returns the process's span pipeline, made at the first call; without an exporter it records nothing."""
     if not _installed:
         sampler = _Switch()
         provider = TracerProvider(resource=Resource.create(resource or {}), sampler=sampler, shutdown_on_exit=False)
@@ -150,7 +156,7 @@ def setup_logs(settings: TelemetrySettings) -> None:
 
 
 def _add_call(_logger: Any, _name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Adds the trace and the running call when the line is written, which costs calls that log nothing nothing."""
+    """Adds the trace and the running call, only when a line is written: a silent call pays nothing."""
     span = trace.get_current_span().get_span_context()
     if span.trace_id:
         event.setdefault("trace_id", format(span.trace_id, "032x"))
@@ -166,7 +172,8 @@ def _add_call(_logger: Any, _name: str, event: MutableMapping[str, Any]) -> Muta
 
 @contextmanager
 def span(name: str, **attributes: AttributeValue) -> Iterator[Span]:
-    """Runs the block inside a span; an exception marks it as failed by its type only, as texts may hold contents.
+    """Runs the block inside a span; an exception marks it as failed by its type only, as texts may hold
+    contents.
 
     Args:
         name: Low-cardinality name, `chat <model>`.
