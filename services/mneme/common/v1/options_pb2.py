@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import descriptor_pb2 as google_dot_protobuf_dot_descriptor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dmneme/common/v1/options.proto\x12\x0fmneme.common.v1\x1a google/protobuf/descriptor.proto\"\xe7\x01\n\nFieldRules\x12\x10\n\x08required\x18\x01 \x01(\x08\x12\x11\n\tmin_chars\x18\x02 \x01(\x05\x12\x11\n\tmax_chars\x18\x03 \x01(\x05\x12\x11\n\tmax_bytes\x18\x04 \x01(\x05\x12\x11\n\tmax_items\x18\x05 \x01(\x05\x12\x10\n\x03min\x18\x06 \x01(\x01H\x00\x88\x01\x01\x12\x10\n\x03max\x18\x07 \x01(\x01H\x01\x88\x01\x01\x12\x11\n\tid_prefix\x18\x08 \x01(\t\x12\x0f\n\x07pattern\x18\t \x01(\t\x12\x0c\n\x04uuid\x18\n \x01(\x08\x12\x15\n\rallow_control\x18\x0b \x01(\x08\x42\x06\n\x04_minB\x06\n\x04_max\"8\n\x06\x41\x63\x63\x65ss\x12\r\n\x05users\x18\x01 \x01(\x08\x12\x10\n\x08services\x18\x02 \x03(\t\x12\r\n\x05\x61\x64min\x18\x03 \x01(\x08:K\n\x05rules\x12\x1d.google.protobuf.FieldOptions\x18\x89\x9e\x03 \x01(\x0b\x32\x1b.mneme.common.v1.FieldRules:I\n\x06\x61\x63\x63\x65ss\x12\x1e.google.protobuf.MethodOptions\x18\x8a\x9e\x03 \x01(\x0b\x32\x17.mneme.common.v1.Accessb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dmneme/common/v1/options.proto\x12\x0fmneme.common.v1\x1a google/protobuf/descriptor.proto\"\xf9\x01\n\nFieldRules\x12\x10\n\x08required\x18\x01 \x01(\x08\x12\x11\n\tmin_chars\x18\x02 \x01(\x05\x12\x11\n\tmax_chars\x18\x03 \x01(\x05\x12\x11\n\tmax_bytes\x18\x04 \x01(\x05\x12\x11\n\tmax_items\x18\x05 \x01(\x05\x12\x10\n\x03min\x18\x06 \x01(\x01H\x00\x88\x01\x01\x12\x10\n\x03max\x18\x07 \x01(\x01H\x01\x88\x01\x01\x12\x11\n\tid_prefix\x18\x08 \x01(\t\x12\x0f\n\x07pattern\x18\t \x01(\t\x12\x0c\n\x04uuid\x18\n \x01(\x08\x12\x15\n\rallow_control\x18\x0b \x01(\x08\x12\x10\n\x08\x64\x65\x66\x65rred\x18\x0c \x01(\x08\x42\x06\n\x04_minB\x06\n\x04_max\"8\n\x06\x41\x63\x63\x65ss\x12\r\n\x05users\x18\x01 \x01(\x08\x12\x10\n\x08services\x18\x02 \x03(\t\x12\r\n\x05\x61\x64min\x18\x03 \x01(\x08:K\n\x05rules\x12\x1d.google.protobuf.FieldOptions\x18\x89\x9e\x03 \x01(\x0b\x32\x1b.mneme.common.v1.FieldRules:I\n\x06\x61\x63\x63\x65ss\x12\x1e.google.protobuf.MethodOptions\x18\x8a\x9e\x03 \x01(\x0b\x32\x17.mneme.common.v1.Accessb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,7 +33,7 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'mneme.common.v1.options_pb2
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_FIELDRULES']._serialized_start=85
-  _globals['_FIELDRULES']._serialized_end=316
-  _globals['_ACCESS']._serialized_start=318
-  _globals['_ACCESS']._serialized_end=374
+  _globals['_FIELDRULES']._serialized_end=334
+  _globals['_ACCESS']._serialized_start=336
+  _globals['_ACCESS']._serialized_end=392
 # @@protoc_insertion_point(module_scope)

@@ -39,6 +39,7 @@ class FieldRules(_message.Message):
     PATTERN_FIELD_NUMBER: _builtins.int
     UUID_FIELD_NUMBER: _builtins.int
     ALLOW_CONTROL_FIELD_NUMBER: _builtins.int
+    DEFERRED_FIELD_NUMBER: _builtins.int
     required: _builtins.bool
     """Refuses the default value: empty text, zero, absent message, empty list, enum zero."""
     min_chars: _builtins.int
@@ -61,6 +62,10 @@ class FieldRules(_message.Message):
     """Requires a UUID in its canonical, lower-case form."""
     allow_control: _builtins.bool
     """Allows NUL-free control characters other than tab and newline. Text with a NUL byte is always refused."""
+    deferred: _builtins.bool
+    """Leaves what the field holds to the service, which checks each element by itself and reports a bad one beside its
+    good neighbours. `required` and `max_items` still apply to the request.
+    """
     def __init__(
         self,
         *,
@@ -75,10 +80,11 @@ class FieldRules(_message.Message):
         pattern: _builtins.str = ...,
         uuid: _builtins.bool = ...,
         allow_control: _builtins.bool = ...,
+        deferred: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_max", b"_max", "_min", b"_min", "max", b"max", "min", b"min"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max", b"_max", "_min", b"_min", "allow_control", b"allow_control", "id_prefix", b"id_prefix", "max", b"max", "max_bytes", b"max_bytes", "max_chars", b"max_chars", "max_items", b"max_items", "min", b"min", "min_chars", b"min_chars", "pattern", b"pattern", "required", b"required", "uuid", b"uuid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max", b"_max", "_min", b"_min", "allow_control", b"allow_control", "deferred", b"deferred", "id_prefix", b"id_prefix", "max", b"max", "max_bytes", b"max_bytes", "max_chars", b"max_chars", "max_items", b"max_items", "min", b"min", "min_chars", b"min_chars", "pattern", b"pattern", "required", b"required", "uuid", b"uuid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max: _TypeAlias = _typing.Literal["max"]  # noqa: Y015
     _WhichOneofArgType__max: _TypeAlias = _typing.Literal["_max", b"_max"]  # noqa: Y015
