@@ -5,7 +5,7 @@ model as the call's failed outcome, which makes the model try again.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from types import MappingProxyType
@@ -170,9 +170,7 @@ TOOLS: Mapping[str, ToolSpec] = MappingProxyType({tool.name: tool for tool in _A
 """Every built-in tool by name, in the order in which a model sees them."""
 
 
-def parse_call(
-    name: str, arguments_json: str, tools: Mapping[str, ToolSpec] = TOOLS
-) -> ParsedCall | InvalidCall:
+def parse_call(name: str, arguments_json: str, tools: Mapping[str, ToolSpec] = TOOLS) -> ParsedCall | InvalidCall:
     """The call that a model wrote, checked against its tool's schema.
 
     The heartbeat flag is taken out before the arguments are checked; anything but true counts as absent.
@@ -194,9 +192,7 @@ def parse_call(
 def _read_object(arguments_json: str) -> dict[str, Any] | str:
     """The arguments as an object, or what is wrong with them."""
     if len(arguments_json) > MAX_ARGUMENTS_CHARS:
-        return (
-            f"the arguments have {len(arguments_json)} characters, at most {MAX_ARGUMENTS_CHARS} are accepted"
-        )
+        return f"the arguments have {len(arguments_json)} characters, at most {MAX_ARGUMENTS_CHARS} are accepted"
     try:
         value = json.loads(arguments_json.strip() or "{}", strict=False, parse_constant=_refuse_constant)
     except json.JSONDecodeError as error:
@@ -278,3 +274,36 @@ def _defaults(tool: ToolSpec) -> dict[str, Any]:
 
 def _short(text: str) -> str:
     return text if len(text) <= _PROBLEM_CHARS else text[: _PROBLEM_CHARS - 1] + "…"
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """One result of a search, as the model reads it."""
+
+    text: str
+    time: str = ""
+    """When it was said or stored, RFC 3339."""
+    role: str = ""
+    """Who said it; empty for a passage."""
+    id: str = ""
+    """What archival_memory_delete takes; empty for a message."""
+
+
+def render_results(results: Sequence[Found], total: int, *, of_best: bool = False) -> str:
+    """The content of a search's outcome: a JSON object with what is shown and how much there is.
+
+    Args:
+        results: What is shown, best first.
+        total: How many there are.
+        of_best: True where `total` counts the candidates looked at, as a search by meaning has no end.
+    """
+    shown = f"{len(results)} of {'the best ' if of_best else ''}{total}"
+    rows = [
+        {
+            key: value
+            for key, value in (("id", one.id), ("time", one.time), ("role", one.role), ("text", one.text))
+            if value
+        }
+        for one in results
+    ]
+    return json.dumps({"shown": shown, "results": rows}, ensure_ascii=False)
