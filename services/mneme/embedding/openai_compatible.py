@@ -1,0 +1,108 @@
+"""Embedding models behind the OpenAI API: OpenAI, vLLM, Ollama, DeepSeek, a local text-embeddings server."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Sequence
+
+import openai
+
+from mneme.embedding.fitting import Overlong, fit
+from mneme.embedding.provider import Embedded, InputType, Model, TooLong, refused, throttled, unavailable
+from mneme.embedding.vectors import unit
+from mneme.runtime.errors import Error
+from mneme.settings import EmbeddingSettings, ModelsSettings
+
+# Others refuse the parameter.
+_SIZED = "text-embedding-3"
+_TOO_LONG = re.compile(
+    r"maximum context length|too long|less than \d+ tokens|exceeds? .*(length|tokens)", re.IGNORECASE
+)
+_COUNTED = re.compile(r"(?:requested|given:?|resulted in|got)\s*(\d+)", re.IGNORECASE)
+
+
+class OpenAIProvider:
+    """One model of one endpoint."""
+
+    def __init__(self, model: Model, client: openai.AsyncOpenAI, concurrency: int) -> None:
+        """Args:
+        model: What is known of it.
+        client: The connection.
+        concurrency: Calls at once.
+        """
+        self._model = model
+        self._client = client
+        self._slots = asyncio.Semaphore(concurrency)
+
+    @property
+    def model(self) -> Model:
+        """The model behind it."""
+        return self._model
+
+    async def embed(self, texts: Sequence[str], input_type: InputType, *, truncate: bool) -> list[Embedded | TooLong]:
+        """Returns an outcome for each text, in order; see the port."""
+        return await fit(self._model, texts, self._call, truncate=truncate)
+
+    async def close(self) -> None:
+        """Frees the connections."""
+        await self._client.close()
+
+    async def _call(self, texts: Sequence[str]) -> list[Embedded]:
+        dimensions = self._model.dimensions if self._model.name.startswith(_SIZED) else openai.omit
+        try:
+            async with self._slots:
+                answer = await self._client.embeddings.create(
+                    model=self._model.name, input=list(texts), encoding_format="float", dimensions=dimensions
+                )
+        except openai.OpenAIError as error:
+            raise self._failure(error) from error
+        rows = [item.embedding for item in sorted(answer.data, key=lambda item: item.index)]
+        if len(rows) != len(texts):
+            raise refused(self._model, f"answered with {len(rows)} vectors for {len(texts)} texts")
+        share, rest = divmod(answer.usage.prompt_tokens if answer.usage else 0, len(rows))
+        return [self._embedded(row, share + (index < rest)) for index, row in enumerate(rows)]
+
+    def _embedded(self, row: Sequence[float], token_count: int) -> Embedded:
+        vector = unit(row, self._model.dimensions)
+        if vector is None:
+            raise refused(self._model, f"answered with {len(row)} numbers, not {self._model.dimensions}")
+        return Embedded(vector, token_count)
+
+    def _failure(self, error: openai.OpenAIError) -> Error | Overlong:
+        if isinstance(error, openai.RateLimitError):
+            return throttled(self._model, _retry_after(error))
+        if not isinstance(error, openai.APIStatusError) or isinstance(error, openai.InternalServerError):
+            return unavailable(self._model)
+        if error.status_code in (400, 413, 422) and _TOO_LONG.search(error.message):
+            counted = _COUNTED.search(error.message)
+            return Overlong(int(counted.group(1)) if counted else None)
+        return refused(self._model, f"status {error.status_code}")
+
+
+def _retry_after(error: openai.RateLimitError) -> float:
+    try:
+        return max(0.0, float(error.response.headers.get("retry-after", "1")))
+    except ValueError:
+        return 1.0
+
+
+def build(models: ModelsSettings, settings: EmbeddingSettings) -> OpenAIProvider:
+    """Returns the provider of the configured model; nothing is called yet."""
+    if not models.openai_base_url and not models.openai_api_key.get_secret_value():
+        raise ValueError("models.openai_base_url: needed for embedding_provider 'openai' without an API key")
+    client = openai.AsyncOpenAI(
+        base_url=models.openai_base_url or None,
+        # Local servers want none, and the client refuses to be made without one.
+        api_key=models.openai_api_key.get_secret_value() or "none",
+        timeout=settings.provider_timeout,
+        max_retries=settings.provider_attempts - 1,
+    )
+    model = Model(
+        "openai",
+        models.embedding_model,
+        models.embedding_dimensions,
+        settings.max_tokens,
+        settings.batch_size,
+    )
+    return OpenAIProvider(model, client, settings.provider_concurrency)

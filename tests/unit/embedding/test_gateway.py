@@ -1,0 +1,212 @@
+"""The gateway's promises to its callers, with a provider that is told what to do."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pytest
+
+from mneme.embedding.gateway import Gateway, Outcome, Source
+from mneme.embedding.provider import Embedded, InputType, Model, TooLong, unavailable
+from mneme.embedding.vectors import Vector, unit
+from mneme.errors.v1 import errors_pb2
+from mneme.runtime.errors import Error
+
+DIMENSIONS = 4
+
+
+def vector_of(text: str) -> Vector:
+    """A vector that only this text has."""
+    made = unit([1.0 + ord(text[0]), len(text), 1.0, hash(text) % 97], DIMENSIONS)
+    assert made is not None
+    return made
+
+
+class Scripted:
+    """A provider that records its calls, waits until it is let go, and cuts texts at ten characters."""
+
+    def __init__(self, *, batch_size: int = 2, asymmetric: bool = False) -> None:
+        self.model = Model("scripted", "scripted", DIMENSIONS, 10, batch_size, asymmetric)
+        self.calls: list[list[str]] = []
+        self.asked = asyncio.Event()
+        self.go = asyncio.Event()
+        self.go.set()
+        self.failure: Exception | None = None
+
+    async def embed(self, texts: Sequence[str], input_type: InputType, *, truncate: bool) -> list[Embedded | TooLong]:
+        self.calls.append(list(texts))
+        self.asked.set()
+        await self.go.wait()
+        if self.failure is not None:
+            raise self.failure
+        return [self._embed_one(text, truncate) for text in texts]
+
+    async def close(self) -> None:
+        self.go.set()
+
+    def _embed_one(self, text: str, truncate: bool) -> Embedded | TooLong:
+        if len(text) > 10 and not truncate:
+            return TooLong(10, size=len(text))
+        return Embedded(vector_of(text), len(text), truncated=len(text) > 10)
+
+
+class Memory:
+    """The cache port, kept in a dictionary."""
+
+    def __init__(self) -> None:
+        self.kept: dict[str, Embedded] = {}
+
+    async def get(self, keys: Sequence[str]) -> Mapping[str, Embedded]:
+        return {key: self.kept[key] for key in keys if key in self.kept}
+
+    async def put(self, vectors: Mapping[str, Embedded]) -> None:
+        self.kept.update(vectors)
+
+
+@pytest.fixture
+def provider() -> Scripted:
+    return Scripted()
+
+
+@pytest.fixture
+def gateway(provider: Scripted) -> Gateway:
+    return Gateway(provider, Memory(), b"secret")
+
+
+async def embed(
+    gateway: Gateway,
+    *texts: str,
+    tenant: str = "acme",
+    input_type: InputType = InputType.DOCUMENT,
+    truncate: bool = False,
+) -> list[Outcome]:
+    return await gateway.embed(texts, tenant=tenant, input_type=input_type, truncate=truncate)
+
+
+async def test_vectors_come_in_the_order_of_the_texts(gateway: Gateway, provider: Scripted) -> None:
+    texts = ["e", "d", "c", "b", "a"]
+    outcomes = await embed(gateway, *texts)
+    for text, outcome in zip(texts, outcomes, strict=True):
+        np.testing.assert_array_equal(outcome.vector, vector_of(text))
+    assert [len(call) for call in provider.calls] == [2, 2, 1]
+
+
+async def test_no_texts_need_no_provider(gateway: Gateway, provider: Scripted) -> None:
+    assert await embed(gateway) == []
+    assert provider.calls == []
+
+
+async def test_a_text_given_twice_is_asked_and_billed_once(gateway: Gateway, provider: Scripted) -> None:
+    outcomes = await embed(gateway, "one", "two", "one")
+    assert provider.calls == [["one", "two"]]
+    assert [outcome.token_count for outcome in outcomes] == [3, 3, 0]
+
+
+async def test_equal_texts_in_flight_are_asked_once(gateway: Gateway, provider: Scripted) -> None:
+    provider.go.clear()
+    callers = [asyncio.create_task(embed(gateway, "same")) for _ in range(100)]
+    await provider.asked.wait()
+    provider.go.set()
+    outcomes = [outcome for caller in callers for outcome in await caller]
+    assert provider.calls == [["same"]]
+    assert sum(outcome.token_count for outcome in outcomes) == 4
+    assert sum(outcome.source is Source.JOINED for outcome in outcomes) == 99
+
+
+async def test_a_second_call_is_served_from_the_cache(gateway: Gateway, provider: Scripted) -> None:
+    (first,) = await embed(gateway, "again")
+    (second,) = await embed(gateway, "again")
+    assert second.source is Source.CACHE
+    assert second.token_count == 0
+    np.testing.assert_array_equal(first.vector, second.vector)
+
+
+async def test_tenants_do_not_share_cached_vectors(gateway: Gateway, provider: Scripted) -> None:
+    await embed(gateway, "secret")
+    (outcome,) = await embed(gateway, "secret", tenant="other")
+    assert outcome.source is Source.PROVIDER
+
+
+@pytest.mark.parametrize(("asymmetric", "calls"), [(True, 2), (False, 1)])
+async def test_questions_and_documents_are_kept_apart_where_the_model_does(asymmetric: bool, calls: int) -> None:
+    provider = Scripted(asymmetric=asymmetric)
+    gateway = Gateway(provider, Memory(), b"secret")
+    await embed(gateway, "text", input_type=InputType.DOCUMENT)
+    await embed(gateway, "text", input_type=InputType.QUERY)
+    assert len(provider.calls) == calls
+
+
+async def test_a_long_text_is_refused_by_its_index(gateway: Gateway) -> None:
+    with pytest.raises(Error) as caught:
+        await embed(gateway, "short", "far too long for it")
+    assert caught.value.reason == errors_pb2.REASON_TEXT_TOO_LONG
+    assert caught.value.metadata["field"] == "texts[1]"
+    assert caught.value.metadata["limit"] == "10"
+
+
+async def test_a_cached_cut_vector_does_not_serve_a_caller_who_wants_none_cut(gateway: Gateway) -> None:
+    (cut,) = await embed(gateway, "far too long for it", truncate=True)
+    assert cut.truncated
+    (again,) = await embed(gateway, "far too long for it", truncate=True)
+    assert again.truncated
+    assert again.source is Source.CACHE
+    with pytest.raises(Error) as caught:
+        await embed(gateway, "far too long for it")
+    assert caught.value.reason == errors_pb2.REASON_TEXT_TOO_LONG
+
+
+async def test_a_long_text_of_one_caller_does_not_fail_another(gateway: Gateway, provider: Scripted) -> None:
+    provider.go.clear()
+    failing = asyncio.create_task(embed(gateway, "shared", "far too long for it"))
+    await provider.asked.wait()
+    joining = asyncio.create_task(embed(gateway, "shared"))
+    await asyncio.sleep(0)
+    provider.go.set()
+    with pytest.raises(Error):
+        await failing
+    (outcome,) = await joining
+    np.testing.assert_array_equal(outcome.vector, vector_of("shared"))
+    assert len(provider.calls) == 1
+
+
+async def test_the_work_goes_on_when_its_caller_leaves(gateway: Gateway, provider: Scripted) -> None:
+    provider.go.clear()
+    leaving = asyncio.create_task(embed(gateway, "text"))
+    await provider.asked.wait()
+    staying = asyncio.create_task(embed(gateway, "text"))
+    await asyncio.sleep(0)
+    leaving.cancel()
+    await asyncio.gather(leaving, return_exceptions=True)
+    provider.go.set()
+    (outcome,) = await staying
+    assert outcome.source is Source.JOINED
+    assert len(provider.calls) == 1
+
+
+async def test_a_failure_reaches_all_who_wait_and_is_not_kept(gateway: Gateway, provider: Scripted) -> None:
+    provider.failure = unavailable(provider.model)
+    results = await asyncio.gather(*(embed(gateway, "text") for _ in range(3)), return_exceptions=True)
+    assert all(
+        isinstance(result, Error) and result.reason == errors_pb2.REASON_PROVIDER_UNAVAILABLE for result in results
+    )
+    provider.failure = None
+    (outcome,) = await embed(gateway, "text")
+    assert outcome.source is Source.PROVIDER
+
+
+async def test_a_defect_of_the_provider_is_not_taken_for_a_cancellation(gateway: Gateway, provider: Scripted) -> None:
+    provider.failure = RuntimeError("defect")
+    with pytest.raises(RuntimeError, match="defect"):
+        await embed(gateway, "text")
+
+
+async def test_closing_ends_those_who_wait(gateway: Gateway, provider: Scripted) -> None:
+    provider.go.clear()
+    waiting = asyncio.create_task(embed(gateway, "text"))
+    await provider.asked.wait()
+    await gateway.close()
+    with pytest.raises(Error) as caught:
+        await waiting
+    assert caught.value.reason == errors_pb2.REASON_SHUTTING_DOWN
