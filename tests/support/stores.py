@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import sys
+import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -35,7 +38,11 @@ def stores() -> Iterator[Embedded]:
         embedded = Embedded.start(ephemeral=True)
         running = runner.run(embedded.__aenter__())
         try:
-            migrations.migrate(running.owner_url)
+            for schema in migrations.SCHEMAS:
+                try:
+                    migrations.migrate(running.owner_url, [schema])
+                except Exception as error:  # noqa: BLE001 - one broken schema must not stop the other services' tests
+                    sys.stderr.write(f"schema {schema} cannot be migrated: {error!r}\n")
             yield running
         finally:
             runner.run(embedded.__aexit__(None, None, None))
@@ -82,6 +89,14 @@ def redis_url(stores: Embedded) -> str:
     with redis.Redis.from_url(url) as client:
         client.flushdb()
     return url
+
+
+@pytest.fixture
+def data_path() -> Iterator[Path]:
+    """A short path for a data folder, which the database's own user can reach under root; pytest's own is private."""
+    with tempfile.TemporaryDirectory(prefix="mneme test ") as base:
+        Path(base).chmod(0o711)
+        yield Path(base) / "data"
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ Tables get their grants from default privileges, so a migration states only what
 from __future__ import annotations
 
 import contextlib
+import functools
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -72,19 +73,22 @@ def migrate(
     Raises:
         MigrationError: The database cannot be reached, the owner lacks a right, or a table stayed locked.
     """
-    engine = create_engine(
-        "postgresql+psycopg://", creator=lambda: psycopg.connect(owner_url), poolclass=NullPool
-    )
+    engine = create_engine("postgresql+psycopg://", creator=lambda: psycopg.connect(owner_url), poolclass=NullPool)
+    doing = "preparing the database"
     try:
         with engine.connect() as connection, _only_one(connection):
             connection.execute(text(f"SET lock_timeout = {int(lock_timeout_seconds * 1000)}"))
             _prepare_database(connection, app_password)
             connection.commit()
-            return [_migrate_schema(connection, schema) for schema in schemas]
+            result = []
+            for schema in schemas:
+                doing = f"migrating schema {schema}"
+                result.append(_migrate_schema(connection, schema))
+            return result
     except exc.DBAPIError as error:
-        raise _explain(error.orig) from error
+        raise _explain(doing, error.orig) from error
     except psycopg.Error as error:
-        raise _explain(error) from error
+        raise _explain(doing, error) from error
     finally:
         engine.dispose()
 
@@ -97,9 +101,7 @@ def head(schema: str) -> str | None:
 
 async def applied(connection: db.Connection, schema: str) -> str | None:
     """The revision a schema has in the database; None when it was never migrated."""
-    exists = await connection.execute(
-        "SELECT to_regclass(%(table)s) AS found", {"table": f"{schema}.{VERSION_TABLE}"}
-    )
+    exists = await connection.execute("SELECT to_regclass(%(table)s) AS found", {"table": f"{schema}.{VERSION_TABLE}"})
     row = await exists.fetchone()
     if row is None or row["found"] is None:
         return None
@@ -121,9 +123,7 @@ async def check_schema(connection: db.Connection, schema: str) -> None:
     known = {revision.revision for revision in script.walk_revisions()}
     if current is None or current in known:
         message = f"schema {schema} is at revision {current or 'none'} and needs {own}: run `mneme migrate`"
-        raise Error(
-            errors_pb2.REASON_STORE_UNAVAILABLE, message, metadata={"store": "postgresql", "schema": schema}
-        )
+        raise Error(errors_pb2.REASON_STORE_UNAVAILABLE, message, metadata={"store": "postgresql", "schema": schema})
 
 
 def role(schema: str) -> str:
@@ -209,17 +209,13 @@ def _prepare_database(connection: Connection, app_password: str) -> None:
         text("SELECT rolsuper OR rolbypassrls FROM pg_roles WHERE rolname = :name"), {"name": APP_ROLE}
     ).scalar_one()
     if over:
-        message = (
-            f"role {APP_ROLE} is a superuser or bypasses row-level security: take that right from it first"
-        )
+        message = f"role {APP_ROLE} is a superuser or bypasses row-level security: take that right from it first"
         raise MigrationError(message)
     if app_password:
         raw = connection.connection.driver_connection
         assert isinstance(raw, psycopg.Connection)
         # Hashed on this side, so that the password itself never reaches the server's log.
-        hashed = raw.pgconn.encrypt_password(
-            app_password.encode(), APP_ROLE.encode(), b"scram-sha-256"
-        ).decode()
+        hashed = raw.pgconn.encrypt_password(app_password.encode(), APP_ROLE.encode(), b"scram-sha-256").decode()
         connection.exec_driver_sql(f"ALTER ROLE {APP_ROLE} PASSWORD {sql.Literal(hashed).as_string(None)}")
 
 
@@ -268,9 +264,7 @@ def _upgrade(connection: Connection, script: ScriptDirectory, schema: str) -> No
         with environment.begin_transaction():
             environment.run_migrations()
     version_table = f"{_quoted(schema)}.{VERSION_TABLE}"
-    connection.exec_driver_sql(
-        f"REVOKE INSERT, UPDATE, DELETE ON {version_table} FROM {_quoted(role(schema))}"
-    )
+    connection.exec_driver_sql(f"REVOKE INSERT, UPDATE, DELETE ON {version_table} FROM {_quoted(role(schema))}")
     connection.commit()
 
 
@@ -278,6 +272,7 @@ def _options(schema: str) -> dict[str, Any]:
     return {"version_table": VERSION_TABLE, "version_table_schema": schema}
 
 
+@functools.cache
 def _script(schema: str) -> ScriptDirectory | None:
     folder = Path(mneme.__path__[0]) / schema / "migrations"
     if not any(folder.glob("versions/*.py")):
@@ -296,19 +291,17 @@ def _quoted(identifier: str) -> str:
     return sql.Identifier(identifier).as_string(None)
 
 
-def _explain(error: BaseException | None) -> MigrationError:
+def _explain(doing: str, error: BaseException | None) -> MigrationError:
     detail = str(error).strip().partition("\n")[0]
     if isinstance(error, errors.InsufficientPrivilege):
         return MigrationError(
-            f"the owner role lacks a right: {detail}. It needs CREATEROLE and CREATE on the database, and "
+            f"the owner role lacks a right for {doing}: {detail}. It needs CREATEROLE and CREATE on the database, and "
             "the extension `vector`, unless trusted, created beforehand by an administrator"
         )
     if isinstance(error, errors.LockNotAvailable):
-        return MigrationError(
-            f"a table stayed locked by running transactions; run `mneme migrate` again ({detail})"
-        )
+        return MigrationError(f"{doing} had to wait too long for running transactions: run `mneme migrate` again")
     if isinstance(error, errors.UndefinedFile | errors.FeatureNotSupported) and "vector" in detail:
         return MigrationError(f"the extension pgvector is not installed on the database server ({detail})")
     if isinstance(error, psycopg.OperationalError):
         return MigrationError(f"the database does not answer: {detail}")
-    return MigrationError(f"a migration failed: {detail}")
+    return MigrationError(f"{doing} failed: {detail}")

@@ -45,7 +45,7 @@ class Cache:
                 max_connections=settings.max_connections,
                 timeout=settings.command_timeout,
                 socket_connect_timeout=settings.connect_timeout,
-                socket_keepalive=True,
+                **({} if url.startswith("unix:") else {"socket_keepalive": True}),
                 retry=Retry(NoBackoff(), 0),
             )
             self._client = redis.asyncio.Redis.from_pool(pool)
@@ -55,9 +55,7 @@ class Cache:
         """Whether commands are let through: a server is configured and the breaker is closed."""
         return self._client is not None and self._probe is None
 
-    async def run(
-        self, command: Callable[[redis.asyncio.Redis], Awaitable[T]], *, within: float | None = None
-    ) -> T:
+    async def run(self, command: Callable[[redis.asyncio.Redis], Awaitable[T]], *, within: float | None = None) -> T:
         """Returns the command's result.
 
         Args:
