@@ -1,0 +1,1 @@
+"""Messages and options that all contracts share, generated from their contracts."""

@@ -1,0 +1,1 @@
+"""The catalogue of error reasons, generated from its contract."""
