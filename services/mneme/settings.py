@@ -44,7 +44,8 @@ class ServerSettings(Section):
     tls_key: Path | None = None
     """PEM file with the certificate's private key."""
     max_receive_bytes: int = Field(default=4 * 1024 * 1024, ge=1024)
-    """Largest request message; a larger one is refused by gRPC itself with RESOURCE_EXHAUSTED."""
+    """Largest request message. Up to four times as much is read, so that the answer can name the field that is too
+    long; beyond that gRPC itself answers RESOURCE_EXHAUSTED, without a reason."""
     max_send_bytes: int = Field(default=16 * 1024 * 1024, ge=1024)
     """Largest response message."""
     max_user_calls: int = Field(default=256, ge=1)

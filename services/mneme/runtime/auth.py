@@ -177,7 +177,7 @@ class SuiteKeys:
         """
         secret = self._by_id.get(key_id)
         if secret is None:
-            raise jwt.InvalidKeyError("it was signed with an unknown key of the suite")
+            raise jwt.InvalidTokenError("it was signed with an unknown key of the suite")
         return jwt.decode(
             token,
             secret,
@@ -331,7 +331,7 @@ class Authenticator:
         except jwt.ExpiredSignatureError:
             claims = jwt.decode(token, options={"verify_signature": False, "verify_exp": False})
             raise _expired(float(claims["exp"])) from None
-        except jwt.InvalidTokenError as failure:
+        except jwt.PyJWTError as failure:
             raise _unauthenticated(str(failure)) from None
 
     async def _user_claims(self, token: str, key_id: str) -> dict[str, Any]:

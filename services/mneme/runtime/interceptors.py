@@ -109,7 +109,7 @@ def layers(settings: ServerSettings, *, metrics: Metrics, authenticator: Authent
         Authentication(authenticator),
         Deadline(settings),
         Concurrency(settings),
-        validate,
+        Validation(settings),
     ]
 
 
@@ -403,24 +403,31 @@ class Concurrency:
         return self._services if rpc.principal is not None and rpc.principal.service else self._users
 
 
-async def validate(rpc: Rpc, proceed: Proceed) -> Any:
-    """Parses the request and checks it against the rules of its contract."""
-    if rpc.method.request_streaming:
-        rpc.request = _checked_stream(rpc.method, rpc.request)
-    else:
-        rpc.request = _checked(rpc.method, rpc.request)
-    return await proceed(rpc)
+class Validation:
+    """Parses requests and checks them against the rules of their contract."""
 
+    def __init__(self, settings: ServerSettings) -> None:
+        self._max_bytes = settings.max_receive_bytes
 
-async def _checked_stream(method: Method, raw: AsyncIterator[bytes]) -> AsyncIterator[Message]:
-    async for data in raw:
-        yield _checked(method, data)
+    async def __call__(self, rpc: Rpc, proceed: Proceed) -> Any:
+        """Hands messages to the servicer; those of a stream are checked as they come."""
+        if rpc.method.request_streaming:
+            rpc.request = self._stream(rpc.method, rpc.request)
+        else:
+            rpc.request = self._message(rpc.method, rpc.request)
+        return await proceed(rpc)
 
+    async def _stream(self, method: Method, raw: AsyncIterator[bytes]) -> AsyncIterator[Message]:
+        async for data in raw:
+            yield self._message(method, data)
 
-def _checked(method: Method, raw: bytes) -> Message:
-    try:
-        message = method.parse(raw)
-    except DecodeError:
-        raise validation.undecodable(method.name, raw) from None
-    validation.check(message)
-    return message
+    def _message(self, method: Method, raw: bytes) -> Message:
+        try:
+            message = method.parse(raw)
+        except DecodeError:
+            raise validation.undecodable(method.name, raw) from None
+        validation.check(message)
+        # Last, as a field's own limit says more.
+        if len(raw) > self._max_bytes:
+            raise validation.too_large("request", len(raw), self._max_bytes)
+        return message

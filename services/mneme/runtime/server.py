@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,6 +59,7 @@ class Server:
         self.port = self._bind()
         """Port it listens on."""
         self._hosted: tuple[Hosted, ...] = ()
+        self._started: list[Hosted] = []
         self._health = Health()
         self._watching: asyncio.Task[None] | None = None
 
@@ -87,6 +88,7 @@ class Server:
             reflection.enable_server_reflection(listed, self._grpc, pool)  # type: ignore[no-untyped-call]
         await self._grpc.start()
         for one in self._hosted:
+            self._started.append(one)
             await one.component.start()
         self._health.set("", serving=True)
         self._watching = asyncio.create_task(self._watch(), name="readiness")
@@ -102,38 +104,42 @@ class Server:
         1. Health says NOT_SERVING, and clients get `drain_wait` to move to other replicas.
         2. Components take no new work and hand over what runs, while calls are still answered.
         3. The server refuses new calls; running ones get `stop_grace` to finish.
-        4. Components free what they hold.
+        4. Components free what they hold, in the reverse order of their start.
         """
         settings = self._settings
         log.info("draining", services=[one.name for one in self._hosted])
+        await self._stop_watching()
         self._health.drain()
         await asyncio.sleep(settings.drain_wait)
-        await self._each("drain", settings.drain_timeout)
+        await asyncio.gather(*(self._step(one, "drain") for one in self._started))
         self._health.close()
         await self._grpc.stop(settings.stop_grace)
         await self._release()
 
     async def kill(self) -> None:
         """Stops at once: running calls are cancelled."""
+        await self._stop_watching()
         self._health.drain()
         self._health.close()
         await self._grpc.stop(None)
         await self._release()
 
-    async def _release(self) -> None:
+    async def _stop_watching(self) -> None:
         if self._watching is not None:
             self._watching.cancel()
             await asyncio.gather(self._watching, return_exceptions=True)
-        await self._each("stop", self._settings.drain_timeout)
+
+    async def _release(self) -> None:
+        while self._started:
+            await self._step(self._started.pop(), "stop")
         log.info("stopped")
 
-    async def _each(self, step: str, seconds: float) -> None:
-        """Runs one step of all components side by side; one that fails does not keep the others from theirs."""
-        runs = [asyncio.wait_for(getattr(one.component, step)(), seconds) for one in self._hosted]
-        outcomes = await asyncio.gather(*runs, return_exceptions=True)
-        for one, outcome in zip(self._hosted, outcomes, strict=True):
-            if isinstance(outcome, BaseException):
-                log.error("component_step_failed", service=one.name, step=step, exc_info=outcome)
+    async def _step(self, one: Hosted, step: str) -> None:
+        """Runs one step of one component; one that fails does not keep the others from ending well."""
+        run = _within(self._settings.drain_timeout, getattr(one.component, step))
+        outcome: BaseException | None = (await asyncio.gather(run, return_exceptions=True))[0]
+        if outcome is not None:
+            log.error("component_step_failed", service=one.name, step=step, exc_info=outcome)
 
     def _bind(self) -> int:
         settings = self._settings
@@ -161,8 +167,9 @@ class Server:
             self._metrics.loop_lag_seconds.set(max(0.0, loop.time() - due))
 
     async def _ask_all(self, failures: dict[str, int]) -> None:
-        asked = [asyncio.wait_for(one.component.ready(), self._settings.ready_timeout) for one in self._hosted]
-        for one, answer in zip(self._hosted, await asyncio.gather(*asked, return_exceptions=True), strict=True):
+        asked = [_within(self._settings.ready_timeout, one.component.ready) for one in self._hosted]
+        answers = await asyncio.gather(*asked, return_exceptions=True)
+        for one, answer in zip(self._hosted, answers, strict=True):
             failures[one.name] = failures[one.name] + 1 if isinstance(answer, BaseException) else 0
             was = self._health.serving(one.proto_service)
             now = failures[one.name] == 0 or (was and failures[one.name] < self._settings.ready_failures)
@@ -172,6 +179,11 @@ class Server:
                 log.info("ready", service=one.name)
             self._health.set(one.proto_service, serving=now)
             self._metrics.ready.labels(one.name).set(self._health.serving(one.proto_service))
+
+
+async def _within(seconds: float, step: Callable[[], Awaitable[None]]) -> None:
+    async with asyncio.timeout(seconds):
+        await step()
 
 
 async def serve(server: Server, hosted: Sequence[Hosted]) -> None:
@@ -217,7 +229,7 @@ async def _stop(server: Server, hurry: asyncio.Event) -> None:
 def _options(settings: ServerSettings) -> list[tuple[str, Any]]:
     return [
         ("grpc.so_reuseport", int(settings.reuse_port)),
-        ("grpc.max_receive_message_length", settings.max_receive_bytes),
+        ("grpc.max_receive_message_length", settings.max_receive_bytes * 4),
         ("grpc.max_send_message_length", settings.max_send_bytes),
         ("grpc.http2.min_recv_ping_interval_without_data_ms", int(settings.keepalive_min_interval * 1000)),
         ("grpc.keepalive_permit_without_calls", 1),

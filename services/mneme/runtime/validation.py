@@ -11,7 +11,8 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from dataclasses import field as default
 from typing import Any, cast
 
 from google.protobuf import descriptor_pool, empty_pb2
@@ -50,7 +51,7 @@ class Problem:
     """What is wrong, with the limit; never the value of a text."""
     reason: Reason.ValueType = errors_pb2.REASON_INVALID_FIELD
     """Entry of the catalogue."""
-    metadata: dict[str, str] = field(default_factory=dict)
+    metadata: dict[str, str] = default(default_factory=dict)
     """Every value the text mentions."""
     path: str = ""
     """Where, from the message that was checked: `messages[1].text`."""
@@ -95,6 +96,12 @@ def prepare(proto_service: str) -> None:
     """
     for method in descriptor_pool.Default().FindServiceByName(proto_service).methods:
         _message_check(method.input_type)
+
+
+def too_large(field: str, size: int, limit: int) -> Error:
+    """Returns the error for something of more bytes than are accepted."""
+    problem = _too_long(size, limit, "bytes")
+    return invalid(field, problem.text, problem.reason, **problem.metadata)
 
 
 def undecodable(method: str, raw: bytes) -> Error:
