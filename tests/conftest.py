@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-pytest_plugins = ("tests.support.stores",)
+pytest_plugins = ("tests.support.stores", "tests.support.suite")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import psycopg
@@ -43,9 +43,7 @@ log = structlog.get_logger(__name__)
 class Database:
     """One pool of connections to one database."""
 
-    def __init__(
-        self, settings: DatabaseSettings, *, name: str, connection_info: ConnectionInfo | None = None
-    ) -> None:
+    def __init__(self, settings: DatabaseSettings, *, name: str, connection_info: ConnectionInfo | None = None) -> None:
         self.name = name
         self._settings = settings
         self._connection_info = connection_info
@@ -107,7 +105,7 @@ class Database:
         async with self.work() as tx:
             await tx.execute("SELECT 1")
 
-    async def listen(self, channel: str) -> AsyncIterator[str]:
+    async def listen(self, channel: str) -> AsyncGenerator[str]:
         """Yields the payload of each notification, on a connection of its own that reconnects for ever.
 
         An empty string comes first and after each reconnection: notifications may have been missed.
@@ -125,9 +123,7 @@ class Database:
                     async for notification in direct.notifies():
                         yield notification.payload
             except psycopg.OperationalError as error:
-                log.warning(
-                    "database.listen_lost", database=self.name, channel=channel, error=str(error).strip()
-                )
+                log.warning("database.listen_lost", database=self.name, channel=channel, error=str(error).strip())
             await asyncio.sleep(_LISTEN_BACKOFF_SECONDS[min(failures, len(_LISTEN_BACKOFF_SECONDS) - 1)])
             failures += 1
 
@@ -215,14 +211,10 @@ class Database:
         if state == _QUERY_CANCELED:
             seconds = f"{self._statement_timeout_ms() / 1000:.1f}"
             message = f"a statement on the database of {self.name} took longer than it may"
-            return Error(
-                errors_pb2.REASON_DEADLINE_EXCEEDED, message, metadata={**metadata, "seconds": seconds}
-            )
+            return Error(errors_pb2.REASON_DEADLINE_EXCEEDED, message, metadata={**metadata, "seconds": seconds})
         if _is_lost(error) or state.startswith(_RETRYABLE_CLASSES):
             message = f"the database of {self.name} does not answer"
-            return Error(
-                errors_pb2.REASON_STORE_UNAVAILABLE, message, metadata={**metadata, "sqlstate": state}
-            )
+            return Error(errors_pb2.REASON_STORE_UNAVAILABLE, message, metadata={**metadata, "sqlstate": state})
         return None
 
     def _no_connection(self, error: Exception) -> str:

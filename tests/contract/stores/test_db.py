@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+from collections.abc import AsyncIterator
 
 import psycopg
 import pytest
@@ -107,8 +108,7 @@ async def test_a_busy_pool_answers_in_time(database_url: str) -> None:
     assert caught.value.reason == errors_pb2.REASON_STORE_UNAVAILABLE
 
 
-@pytest.mark.filterwarnings("ignore")
-async def test_an_unreachable_database_is_named(tmp_path_factory: pytest.TempPathFactory) -> None:
+async def test_an_unreachable_database_is_named() -> None:
     nowhere = SecretStr("postgresql://mneme_app@/mneme?host=/nonexistent")
     async with opened(DatabaseSettings(url=nowhere, pool_timeout=0.1)) as database:
         with pytest.raises(Error, match="accepted no connection within") as caught:
@@ -185,7 +185,7 @@ async def slow_transaction(database: Database) -> None:
 
 
 @contextlib.asynccontextmanager
-async def opened(settings: DatabaseSettings):  # type: ignore[no-untyped-def]
+async def opened(settings: DatabaseSettings) -> AsyncIterator[Database]:
     database = await Database.open(settings, name="test")
     yield database
     await database.close()

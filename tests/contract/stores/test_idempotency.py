@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 
 import psycopg
 import pytest
@@ -21,7 +22,7 @@ ID = "6b1d3c9e-0d6f-4a51-8f5c-2f1f6a4f9c11"
 
 
 @pytest.fixture
-def table(owner_url: str) -> None:
+def table(owner_url: str) -> Iterator[None]:
     """A request table in a schema of its own."""
     engine = create_engine("postgresql+psycopg://", creator=lambda: psycopg.connect(owner_url), poolclass=NullPool)
     with engine.begin() as connection:
@@ -45,7 +46,7 @@ class Work:
         self.started = asyncio.Event()
         self.may_finish.set()
 
-    async def run(self) -> pb.DeleteBlockResponse | pb.CreateBlockResponse:
+    async def run(self) -> pb.CreateBlockResponse:
         self.runs += 1
         self.started.set()
         await self.may_finish.wait()
