@@ -15,7 +15,7 @@ from mneme.embedded.errors import EmbeddedError
 from mneme.errors.v1 import errors_pb2
 from mneme.runtime.errors import Error
 from mneme.runtime.migrations import MigrationError
-from mneme.runtime.server import PortTaken
+from mneme.runtime.server import PortTakenError
 
 app = typer.Typer(
     name="mneme",
@@ -58,7 +58,7 @@ def main() -> None:
         app()
     except KeyboardInterrupt:
         sys.exit(130)
-    except (Error, EmbeddedError, MigrationError, PortTaken, ValidationError, ValueError, OSError) as failure:
+    except (Error, EmbeddedError, MigrationError, PortTakenError, ValidationError, ValueError, OSError) as failure:
         Console(stderr=True, highlight=False).print(f"[bold red]error:[/] {_escaped(_explained(failure))}")
         sys.exit(1)
 

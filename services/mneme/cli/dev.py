@@ -17,7 +17,7 @@ from mneme import dev as suite
 from mneme import registry
 from mneme.cli.connect import RunningSuite
 from mneme.cli.options import Config
-from mneme.runtime.server import PortTaken, Server
+from mneme.runtime.server import PortTakenError, Server
 from mneme.settings import Settings
 
 console = Console(highlight=False)
@@ -53,9 +53,9 @@ async def _run(data: Path | None, ephemeral: bool, config: Path | None, override
 
         try:
             await registry.serve(settings, listening=listening)
-        except* PortTaken as taken:
+        except* PortTakenError as taken:
             wanted = settings.server.port
-            raise PortTaken(
+            raise PortTakenError(
                 f"port {wanted} is taken: stop what listens there, or run `mneme dev --port {_free_port(wanted)}`"
             ) from taken.exceptions[0]
         finally:
