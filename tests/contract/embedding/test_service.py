@@ -1,0 +1,176 @@
+"""The embedding service as its callers see it: real server, real PostgreSQL, real Redis, the local model."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import pytest
+import redis
+from pydantic import SecretStr
+
+from mneme.embedding.service import build
+from mneme.embedding.v1 import embedding_pb2 as pb
+from mneme.embedding.v1.embedding_pb2_grpc import EmbeddingServiceStub
+from mneme.errors.v1 import errors_pb2
+from mneme.runtime.errors import Error
+from mneme.settings import ModelsSettings, RedisSettings
+from tests.support.hosting import Hosting, Replica, failure
+
+if TYPE_CHECKING:
+    from mneme.embedding.v1.embedding_pb2_grpc import EmbeddingServiceAsyncStub
+
+TITAN = ModelsSettings(
+    embedding_provider="bedrock",
+    embedding_model="amazon.titan-embed-text-v2:0",
+    embedding_dimensions=1024,
+    bedrock_region="us-east-1",
+)
+
+
+def cosine(one: pb.Embedding, other: pb.Embedding) -> float:
+    return sum(a * b for a, b in zip(one.values, other.values, strict=True))
+
+
+async def test_vectors_come_in_order_with_the_length_one(stub: EmbeddingServiceAsyncStub) -> None:
+    texts = ["I am allergic to nuts", "我对坚果过敏", "I am allergic to nuts", "x"]
+    answer = await stub.Embed(pb.EmbedRequest(texts=texts))
+    assert answer.space_id == "wordllama@256"
+    assert answer.token_count > 0
+    first, chinese, again, _ = answer.embeddings
+    assert all(len(item.values) == 256 for item in answer.embeddings)
+    assert all(math.hypot(*item.values) == pytest.approx(1.0, abs=1e-4) for item in answer.embeddings)
+    assert first.values == again.values
+    assert first.values != chinese.values
+
+
+async def test_a_batch_of_the_largest_size_keeps_its_order(stub: EmbeddingServiceAsyncStub) -> None:
+    texts = [f"text number {index}" for index in range(256)]
+    batch = (await stub.Embed(pb.EmbedRequest(texts=texts))).embeddings
+    alone = (await stub.Embed(pb.EmbedRequest(texts=[texts[200]]))).embeddings[0]
+    assert batch[200].values == alone.values
+    assert alone.cached
+
+
+async def test_the_second_time_comes_from_redis_with_the_same_vector(
+    stub: EmbeddingServiceAsyncStub, redis_url: str
+) -> None:
+    request = pb.EmbedRequest(texts=["What must I not eat?"])
+    first = await stub.Embed(request)
+    second = await stub.Embed(request)
+    assert not first.embeddings[0].cached
+    assert second.embeddings[0].cached
+    assert second.token_count == 0
+    assert first.embeddings[0].values == second.embeddings[0].values
+    with redis.Redis.from_url(redis_url) as client:
+        (key,) = client.keys()
+        assert key.decode().startswith("bedrock:embed:wordllama@256:")
+        assert b"eat" not in key
+        assert 3500 < client.ttl(key) <= 3600
+        assert client.strlen(key) < 256 * 4
+
+
+async def test_another_tenant_cannot_tell_what_was_embedded(stub: EmbeddingServiceAsyncStub, replica: Replica) -> None:
+    await stub.Embed(pb.EmbedRequest(texts=["our secret plan"]))
+    foreign = await replica.stub(EmbeddingServiceStub, tenant="other")
+    assert not (await foreign.Embed(pb.EmbedRequest(texts=["our secret plan"]))).embeddings[0].cached
+
+
+async def test_garbage_in_the_cache_is_a_miss(stub: EmbeddingServiceAsyncStub, redis_url: str) -> None:
+    request = pb.EmbedRequest(texts=["text"])
+    right = await stub.Embed(request)
+    with redis.Redis.from_url(redis_url) as client:
+        (key,) = client.keys()
+        client.set(key, b"\x00garbage")
+    again = await stub.Embed(request)
+    assert not again.embeddings[0].cached
+    assert again.embeddings[0].values == right.embeddings[0].values
+
+
+async def test_without_redis_it_is_only_slower(hosting: Hosting) -> None:
+    nowhere = RedisSettings(url=SecretStr("redis://127.0.0.1:1/0"))
+    async with hosting.replica("embedding", build, redis=nowhere) as replica:
+        stub = await replica.stub(EmbeddingServiceStub)
+        for _ in range(5):
+            answer = await stub.Embed(pb.EmbedRequest(texts=["text"]))
+            assert not answer.embeddings[0].cached
+
+
+async def test_a_text_that_is_too_long_is_refused_by_index_and_limit_or_cut(
+    stub: EmbeddingServiceAsyncStub,
+) -> None:
+    texts = ["short", "word " * 9000]
+    error = await failure(stub.Embed(pb.EmbedRequest(texts=texts)))
+    assert error.reason == errors_pb2.REASON_TEXT_TOO_LONG
+    assert error.violations[0].field == "texts[1]"
+    assert error.metadata["limit"] == "8192"
+    cut = await stub.Embed(pb.EmbedRequest(texts=texts, overflow=pb.OVERFLOW_TRUNCATE))
+    assert [item.truncated for item in cut.embeddings] == [False, True]
+    again = await failure(stub.Embed(pb.EmbedRequest(texts=texts)))
+    assert again.reason == errors_pb2.REASON_TEXT_TOO_LONG
+
+
+@pytest.mark.parametrize(
+    ("request_", "reason", "field"),
+    [
+        (pb.EmbedRequest(), errors_pb2.REASON_INVALID_FIELD, "texts"),
+        (pb.EmbedRequest(texts=["a", ""]), errors_pb2.REASON_INVALID_FIELD, "texts[1]"),
+        (pb.EmbedRequest(texts=["a\0b"]), errors_pb2.REASON_INVALID_TEXT, "texts[0]"),
+        (pb.EmbedRequest(texts=["a"] * 257), errors_pb2.REASON_INVALID_FIELD, "texts"),
+        (pb.EmbedRequest(texts=["a" * 262145]), errors_pb2.REASON_TEXT_TOO_LONG, "texts[0]"),
+        (pb.EmbedRequest(texts=["a"], input_type=9), errors_pb2.REASON_UNKNOWN_ENUM_VALUE, "input_type"),  # type: ignore[arg-type]
+        (pb.EmbedRequest(texts=["a"], overflow=9), errors_pb2.REASON_UNKNOWN_ENUM_VALUE, "overflow"),  # type: ignore[arg-type]
+    ],
+)
+async def test_bad_input_is_named(
+    stub: EmbeddingServiceAsyncStub, request_: pb.EmbedRequest, reason: int, field: str
+) -> None:
+    error = await failure(stub.Embed(request_))
+    assert (error.reason, error.metadata["field"]) == (reason, field)
+
+
+async def test_a_caller_with_another_space_in_mind_is_refused(stub: EmbeddingServiceAsyncStub) -> None:
+    error = await failure(stub.Embed(pb.EmbedRequest(texts=["a"], space_id="other@12")))
+    assert error.reason == errors_pb2.REASON_SPACE_MISMATCH
+    assert error.metadata["recorded"] == "wordllama@256"
+    await stub.Embed(pb.EmbedRequest(texts=["a"], space_id="wordllama@256"))
+
+
+async def test_the_space_says_what_it_is_and_that_nobody_calibrated_it(stub: EmbeddingServiceAsyncStub) -> None:
+    space = (await stub.GetSpace(pb.GetSpaceRequest())).space
+    assert space == pb.Space(
+        space_id="wordllama@256",
+        provider="wordllama",
+        model="wordllama",
+        dimensions=256,
+        max_input_tokens=8192,
+    )
+
+
+async def test_services_that_the_contract_lists_may_call_and_others_not(replica: Replica) -> None:
+    allowed = await replica.stub(EmbeddingServiceStub, service="archival")
+    await allowed.Embed(pb.EmbedRequest(texts=["a"]))
+    refused = await replica.stub(EmbeddingServiceStub, service="core_memory")
+    error = await failure(refused.Embed(pb.EmbedRequest(texts=["a"])))
+    assert error.reason == errors_pb2.REASON_CALLER_NOT_ALLOWED
+
+
+async def test_a_second_start_finds_the_space_again_and_another_space_does_not_start(hosting: Hosting) -> None:
+    for _ in range(2):
+        async with hosting.replica("embedding", build) as replica:
+            await replica.component.ready()
+    with pytest.raises(Error, match=r"wordllama@256.*amazon.titan-embed-text-v2:0@1024.*mneme reembed") as caught:
+        async with hosting.replica("embedding", build, models=TITAN):
+            pass
+    assert caught.value.reason == errors_pb2.REASON_SPACE_MISMATCH
+
+
+async def test_titan_is_calibrated(hosting: Hosting, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+    async with hosting.replica("embedding", build, models=TITAN) as replica:
+        stub = await replica.stub(EmbeddingServiceStub)
+        space = (await stub.GetSpace(pb.GetSpaceRequest())).space
+    assert space.calibrated
+    assert space.related_threshold == pytest.approx(0.7)
+    assert space.same_question_threshold == pytest.approx(0.85)
