@@ -10,7 +10,7 @@ from typing import Any
 
 from mneme import registry, settings
 from mneme.embedded.suite import Embedded
-from mneme.runtime import migrations
+from mneme.runtime import migrations, telemetry
 from mneme.runtime.dev_credentials import ensure_dev_credentials
 from mneme.runtime.server import Server
 
@@ -38,6 +38,7 @@ async def prepared(
         MigrationError: A schema cannot be brought to its newest revision.
     """
     wanted = settings.load(config, dict(overrides or {}))
+    telemetry.setup_logs(wanted.telemetry)
     async with Embedded.start(data_dir or wanted.data_dir, ephemeral=ephemeral) as stores:
         credentials = ensure_dev_credentials(stores.data_dir)
         found = {
@@ -62,7 +63,7 @@ async def suite(
 
     Raises:
         EmbeddedError: The folder is taken or unusable, or a store does not start.
-        PortTaken: The port cannot be bound.
+        PortTakenError: The port cannot be bound.
     """
     async with (
         prepared(data_dir, ephemeral=ephemeral, overrides=overrides) as effective,

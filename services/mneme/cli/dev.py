@@ -30,6 +30,7 @@ def dev(
     ] = None,
     ephemeral: Annotated[bool, typer.Option("--ephemeral", help="Keep nothing: use a temporary folder.")] = False,
     port: Annotated[int | None, typer.Option("--port", "-p", min=0, max=65535, help="gRPC port; 0: any free.")] = None,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log every call, as the settings say.")] = False,
     config: Config = None,
 ) -> None:
     """Run all six services with an embedded PostgreSQL and Redis: no Docker, no network.
@@ -39,6 +40,8 @@ def dev(
     Examples: `mneme dev` · `mneme dev --ephemeral --port 0` · `mneme dev --data ./state --config mneme.toml`
     """
     overrides: dict[str, Any] = {} if port is None else {"server": {"port": port}}
+    if not verbose:
+        overrides["telemetry"] = {"log_level": "warning"}
     uvloop.run(_run(data, ephemeral, config, overrides))
 
 

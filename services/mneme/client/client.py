@@ -5,20 +5,29 @@ from __future__ import annotations
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from functools import cached_property
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import grpc
 import grpc.aio
 
-from mneme.archival.v1.archival_pb2_grpc import ArchivalServiceAsyncStub, ArchivalServiceStub
+from mneme.archival.v1.archival_pb2_grpc import ArchivalServiceStub
 from mneme.client.connection import Connection, TokenSource
-from mneme.core_memory.v1.core_memory_pb2_grpc import CoreMemoryServiceAsyncStub, CoreMemoryServiceStub
-from mneme.embedding.v1.embedding_pb2_grpc import EmbeddingServiceAsyncStub, EmbeddingServiceStub
+from mneme.core_memory.v1.core_memory_pb2_grpc import CoreMemoryServiceStub
+from mneme.embedding.v1.embedding_pb2_grpc import EmbeddingServiceStub
 from mneme.orchestrator.v1 import orchestrator_pb2
-from mneme.orchestrator.v1.orchestrator_pb2_grpc import AgentServiceAsyncStub, AgentServiceStub
-from mneme.recall.v1.recall_pb2_grpc import RecallServiceAsyncStub, RecallServiceStub
+from mneme.orchestrator.v1.orchestrator_pb2_grpc import AgentServiceStub
+from mneme.recall.v1.recall_pb2_grpc import RecallServiceStub
 from mneme.runtime.errors import Error, from_rpc_error
-from mneme.semantic_cache.v1.semantic_cache_pb2_grpc import SemanticCacheServiceAsyncStub, SemanticCacheServiceStub
+from mneme.semantic_cache.v1.semantic_cache_pb2_grpc import SemanticCacheServiceStub
+
+if TYPE_CHECKING:
+    # Async stubs exist for the type checker alone: at run time the channel decides.
+    from mneme.archival.v1.archival_pb2_grpc import ArchivalServiceAsyncStub
+    from mneme.core_memory.v1.core_memory_pb2_grpc import CoreMemoryServiceAsyncStub
+    from mneme.embedding.v1.embedding_pb2_grpc import EmbeddingServiceAsyncStub
+    from mneme.orchestrator.v1.orchestrator_pb2_grpc import AgentServiceAsyncStub
+    from mneme.recall.v1.recall_pb2_grpc import RecallServiceAsyncStub
+    from mneme.semantic_cache.v1.semantic_cache_pb2_grpc import SemanticCacheServiceAsyncStub
 
 _TERMINAL = frozenset({"completed", "failed"})
 _REATTACHED = 5
