@@ -1,0 +1,165 @@
+"""Edits of blocks through a real server: what they change, and what they leave alone when they fail."""
+
+from __future__ import annotations
+
+import asyncio
+
+from mneme.core_memory.v1 import core_memory_pb2 as pb
+from mneme.errors.v1 import errors_pb2
+from tests.contract.core_memory.conftest import AGENT, Memory, by_id, by_label, new_id
+from tests.support.hosting import failure
+
+
+async def test_a_created_block_comes_back_with_its_defaults(memory: Memory) -> None:
+    created = await memory.create("human", "Name: Ann", agents=(AGENT,), metadata={"source": "crm", "rank": 2})
+
+    found = await memory.get(created.block_id)
+
+    assert found.block == created
+    assert (created.limit_chars, created.version, created.visibility) == (5000, 1, pb.BLOCK_VISIBILITY_PRIVATE)
+    assert created.etag
+    assert dict(created.metadata) == {"source": "crm", "rank": 2}
+    assert [one.agent_id for one in found.attachments] == [AGENT]
+
+
+async def test_append_replace_and_remove_change_the_text_and_count_versions(memory: Memory) -> None:
+    block = await memory.create("human", "Name: Ann", agents=(AGENT,))
+    ref = by_label("human")
+
+    appended = await memory.append(ref, "Allergic to nuts")
+    replaced = await memory.replace(ref, "nuts", "peanuts")
+    removed = await memory.stub.RemoveText(pb.RemoveTextRequest(request_id=new_id(), block=ref, text="Name: Ann"))
+
+    assert appended.previous_value == "Name: Ann"
+    assert appended.block.value == "Name: Ann\nAllergic to nuts"
+    assert replaced.block.value == "Name: Ann\nAllergic to peanuts"
+    assert (removed.block.value, removed.block.version) == ("Allergic to peanuts", 4)
+    assert removed.block.block_id == block.block_id
+    assert len({appended.block.etag, replaced.block.etag, removed.block.etag, block.etag}) == 4
+
+
+async def test_an_edit_over_the_limit_changes_nothing_and_names_limit_and_size(memory: Memory) -> None:
+    block = await memory.create("human", "四个汉字", limit_chars=6, agents=(AGENT,))
+
+    error = await failure(memory.append(by_label("human"), "再加"))
+
+    assert error.reason == errors_pb2.REASON_BLOCK_LIMIT_EXCEEDED
+    assert (error.metadata["size"], error.metadata["limit"]) == ("7", "6")
+    assert "archival" in error.message
+    assert (await memory.get(block.block_id)).block == block
+    assert len(await memory.versions(block.block_id)) == 1
+
+
+async def test_a_limit_below_the_text_is_refused(memory: Memory) -> None:
+    block = await memory.create("human", "12345")
+
+    error = await failure(memory.update(by_id(block.block_id), limit_chars=4))
+
+    assert error.reason == errors_pb2.REASON_BLOCK_LIMIT_EXCEEDED
+
+
+async def test_a_text_that_is_not_there_gets_the_closest_line(memory: Memory) -> None:
+    await memory.create("human", "Name: Ann\nlikes green tea\nlives in Bern", agents=(AGENT,))
+
+    error = await failure(memory.replace(by_label("human"), "Likes tea", "Likes coffee"))
+
+    assert error.reason == errors_pb2.REASON_TEXT_NOT_FOUND
+    assert (error.metadata["closest"], error.metadata["occurrences"]) == ("likes green tea", "0")
+
+
+async def test_a_text_that_is_there_twice_is_refused_with_the_count(memory: Memory) -> None:
+    await memory.create("human", "tea and tea", agents=(AGENT,))
+
+    error = await failure(memory.replace(by_label("human"), "tea", "coffee"))
+
+    assert error.reason == errors_pb2.REASON_TEXT_NOT_FOUND
+    assert error.metadata["occurrences"] == "2"
+
+
+async def test_a_read_only_block_refuses_tools_and_obeys_the_operator(memory: Memory, agent: Memory) -> None:
+    await memory.create("policy", "Be kind", read_only=True, agents=(AGENT,))
+
+    for caller, by_agent in ((memory, True), (agent, True), (agent, False)):
+        error = await failure(caller.append(by_label("policy"), "Be rude", by_agent=by_agent))
+        assert error.reason == errors_pb2.REASON_BLOCK_READ_ONLY
+
+    assert (await memory.append(by_label("policy"), "Be brief")).block.value == "Be kind\nBe brief"
+
+
+async def test_an_update_with_an_old_etag_is_aborted(memory: Memory) -> None:
+    block = await memory.create("human", "one")
+    newer = await memory.update(by_id(block.block_id), value="two", etag=block.etag)
+
+    error = await failure(memory.update(by_id(block.block_id), value="three", etag=block.etag))
+
+    assert error.reason == errors_pb2.REASON_ETAG_MISMATCH
+    assert error.code.name == "ABORTED"
+    assert error.metadata["current_etag"] == newer.etag
+    assert (await memory.get(block.block_id)).block.value == "two"
+
+
+async def test_an_update_changes_the_masked_fields_only(memory: Memory) -> None:
+    block = await memory.create("human", "text", description="old", read_only=True)
+    request = pb.UpdateBlockRequest(
+        request_id=new_id(), ref=by_id(block.block_id), block=pb.Block(value="ignored", label="ignored")
+    )
+    request.update_mask.paths.extend(["description", "read_only"])
+
+    updated = (await memory.stub.UpdateBlock(request)).block
+
+    assert (updated.description, updated.read_only, updated.value, updated.label) == ("", False, "text", "human")
+    assert updated.version == 1
+    assert updated.etag != block.etag
+
+
+async def test_an_update_that_changes_nothing_makes_no_version_and_keeps_the_etag(memory: Memory) -> None:
+    block = await memory.create("human", "text", agents=(AGENT,))
+    revision = (await memory.render()).revision
+
+    assert await memory.update(by_id(block.block_id), value="text") == block
+    assert (await memory.render()).revision == revision
+
+
+async def test_a_new_label_moves_with_the_attachments(memory: Memory) -> None:
+    block = await memory.create("human", "text", agents=(AGENT,))
+
+    await memory.update(by_id(block.block_id), label="person")
+
+    assert (await memory.append(by_label("person"), "more")).block.block_id == block.block_id
+    assert (await failure(memory.append(by_label("human"), "x"))).reason == errors_pb2.REASON_NOT_FOUND
+
+
+async def test_a_label_that_an_agent_sees_already_cannot_be_taken_over(memory: Memory) -> None:
+    await memory.create("human", agents=(AGENT,))
+    persona = await memory.create("persona", agents=(AGENT,))
+
+    error = await failure(memory.update(by_id(persona.block_id), label="human"))
+
+    assert error.reason == errors_pb2.REASON_ALREADY_EXISTS
+    assert (await memory.get(persona.block_id)).block.label == "persona"
+
+
+async def test_sixteen_writers_lose_no_append(memory: Memory) -> None:
+    block = await memory.create("log", limit_chars=100_000, agents=(AGENT, "agent-2"))
+    lines = [f"writer {writer} line {line}" for writer in range(16) for line in range(4)]
+
+    await asyncio.gather(*(memory.append(by_label("log"), line) for line in lines))
+
+    stored = (await memory.get(block.block_id)).block
+    assert sorted(stored.value.split("\n")) == sorted(lines)
+    assert stored.version == 1 + len(lines)
+    # One for the attachment, then one for each append.
+    assert (await memory.render()).revision.revision == 1 + len(lines)
+    assert (await memory.render("agent-2")).revision.revision == 1 + len(lines)
+    changes = await memory.changes(block_id=block.block_id)
+    assert [one.new_version for one in changes if one.kind == 2] == list(range(2, len(lines) + 2))
+
+
+async def test_a_deleted_block_is_gone_from_its_agents_and_stays_in_the_audit(memory: Memory) -> None:
+    block = await memory.create("human", "text", agents=(AGENT,))
+
+    await memory.stub.DeleteBlock(pb.DeleteBlockRequest(request_id=new_id(), block_id=block.block_id))
+
+    assert (await failure(memory.get(block.block_id))).reason == errors_pb2.REASON_NOT_FOUND
+    assert not (await memory.render()).blocks
+    assert [one.kind for one in await memory.changes(block_id=block.block_id)] == [1, 5, 3]
