@@ -237,9 +237,41 @@ class CoreMemorySettings(Section):
 class RecallSettings(Section):
     """Messages and the in-context window."""
 
+    query_embed_timeout: float = Field(default=2.0, gt=0)
+    """Longest wait for the vector of a search; after it the search goes by words alone and says so."""
+    index_batch_size: int = Field(default=64, ge=1, le=256)
+    """Messages that are embedded together in the background."""
+    index_poll_interval: float = Field(default=1.0, gt=0)
+    """Interval at which other replicas' unfinished indexing is looked for; own work starts at once."""
+    index_backoff_max: float = Field(default=5.0, gt=0)
+    """Longest rest between two attempts to index while embedding does not answer."""
+
 
 class ArchivalSettings(Section):
     """Passages and knowledge bases."""
+
+    embed_timeout: float = Field(default=5.0, gt=0)
+    """Longest wait for a vector; then an insert is accepted without one and a search goes by words alone."""
+    search_depth: int = Field(default=200, ge=200, le=2000)
+    """Candidates that a search ranks, by meaning and again by words."""
+    words_weight: float = Field(default=0.5, ge=0, le=1)
+    """Largest weight of words beside meaning in a hybrid search; it falls when the words cover little of the query."""
+    recency_weight: float = Field(default=0.1, ge=0, le=1)
+    """Part of a hybrid score that age can take away."""
+    recency_days: float = Field(default=180.0, gt=0)
+    """Age in days at which two thirds of that part are gone."""
+    importance_weight: float = Field(default=0.1, ge=0, le=1)
+    """How far a passage's importance moves its hybrid score: down for 0, up for 1."""
+    index_poll: float = Field(default=1.0, gt=0)
+    """Longest time between two looks at the passages that wait for a vector."""
+    index_longest_pause: float = Field(default=5.0, gt=0)
+    """Longest pause of indexing while the embedding service fails."""
+    index_lease: float = Field(default=60.0, gt=0)
+    """Time after which the claimed passages of a dead worker are taken over."""
+    index_batch: int = Field(default=128, ge=1, le=256)
+    """Passages that one worker claims at once."""
+    index_attempts: int = Field(default=5, ge=1)
+    """Attempts after which a text is given up that the provider refuses."""
 
 
 class EmbeddingSettings(Section):

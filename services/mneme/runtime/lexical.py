@@ -63,8 +63,7 @@ _OTHERS = "\u3041-\u309f\u30a1-\u30fa\u30fc-\u30ff\uac00-\ud7af\u0e01-\u0edf\u10
 _SPACELESS = _HAN + _OTHERS
 # Vowel signs and accents, which Python's \w leaves out: without them a Hindi word falls apart.
 _MARKS = (
-    "\u0300-\u036f\u0483-\u0487\u0591-\u05bd\u0610-\u061a\u064b-\u065f\u0670\u06d6-\u06dc"
-    "\u0900-\u0963\u0971-\u0dff"
+    "\u0300-\u036f\u0483-\u0487\u0591-\u05bd\u0610-\u061a\u064b-\u065f\u0670\u06d6-\u06dc\u0900-\u0963\u0971-\u0dff"
 )
 _CHAR = rf"(?:[^\W_{_SPACELESS}]|[{_MARKS}])"
 _RUN = re.compile(

@@ -1,0 +1,77 @@
+"""Asks the embedding service for the vector of a query."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import grpc.aio
+import structlog
+
+from mneme.embedding.v1 import embedding_pb2
+from mneme.errors.v1 import errors_pb2
+from mneme.recall.indexer import is_direction
+from mneme.recall.store.search import Meaning
+from mneme.runtime.errors import invalid
+from mneme.runtime.peers import Peers
+
+_SPACE_SECONDS = 60.0
+
+log = structlog.stdlib.get_logger("mneme.recall.meaning")
+
+
+class Meanings:
+    """Turns queries into vectors, and remembers the active space for a minute."""
+
+    def __init__(self, peers: Peers, *, timeout: float) -> None:
+        """Args:
+        peers: Stubs of the other services.
+        timeout: Longest wait for a vector, in seconds.
+        """
+        self._peers = peers
+        self._timeout = timeout
+        self._space = embedding_pb2.Space()
+        self._space_until = 0.0
+
+    async def of(self, text: str, vector: Sequence[float], *, field: str) -> Meaning | None:
+        """Returns a query's own vector, else that of its text; None when embedding does not answer in time.
+
+        Raises:
+            Error: DIMENSION_MISMATCH or INVALID_FIELD, for a given vector that cannot be compared.
+        """
+        try:
+            return await self._given(vector, field) if vector else await self._embedded(text)
+        except grpc.aio.AioRpcError as error:
+            log.warning("search_without_meaning", code=error.code().name)
+            return None
+
+    async def _embedded(self, text: str) -> Meaning:
+        request = embedding_pb2.EmbedRequest(
+            texts=[text],
+            input_type=embedding_pb2.INPUT_TYPE_QUERY,
+            overflow=embedding_pb2.OVERFLOW_TRUNCATE,
+        )
+        response = await self._peers.embedding.Embed(request, timeout=self._timeout)
+        return Meaning(response.space_id, response.embeddings[0].values)
+
+    async def _given(self, vector: Sequence[float], field: str) -> Meaning:
+        if not is_direction(vector):
+            raise invalid(field, "points nowhere: a component is not a finite number, or all are 0")
+        space = await self._active_space()
+        if len(vector) != space.dimensions:
+            raise invalid(
+                field,
+                f"{len(vector)} dimensions, the space '{space.space_id}' has {space.dimensions}",
+                errors_pb2.REASON_DIMENSION_MISMATCH,
+                dimensions=str(len(vector)),
+                expected=str(space.dimensions),
+                space=space.space_id,
+            )
+        return Meaning(space.space_id, vector)
+
+    async def _active_space(self) -> embedding_pb2.Space:
+        now = asyncio.get_running_loop().time()
+        if now >= self._space_until:
+            response = await self._peers.embedding.GetSpace(embedding_pb2.GetSpaceRequest(), timeout=self._timeout)
+            self._space, self._space_until = response.space, now + _SPACE_SECONDS
+        return self._space

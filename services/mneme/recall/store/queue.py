@@ -1,0 +1,106 @@
+"""The work of indexing by meaning: claimed over all tenants, done inside each one's own transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+from pgvector import HalfVector
+
+from mneme.recall.records import IndexState
+from mneme.runtime import call
+from mneme.runtime.db import Connection
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """One message that this worker indexes until its lease ends."""
+
+    tenant: str
+    message_id: str
+    attempts: int
+    """Claims of it so far, this one included."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unindexed:
+    """A message without a vector."""
+
+    message_id: str
+    role: int
+    text: str
+
+
+# The lease is the due time itself: a worker that dies leaves its claims to the next one when it has passed.
+_CLAIM = """
+UPDATE recall.index_queue q SET due_time = clock_timestamp() + %(lease)s, attempts = q.attempts + 1
+FROM (
+    SELECT tenant_id, message_id FROM recall.index_queue
+    WHERE due_time <= clock_timestamp() ORDER BY due_time LIMIT %(limit)s FOR UPDATE SKIP LOCKED
+) d
+WHERE q.tenant_id = d.tenant_id AND q.message_id = d.message_id
+RETURNING q.tenant_id, q.message_id, q.attempts
+"""
+
+
+async def claim(tx: Connection, *, limit: int, lease: timedelta) -> list[Claim]:
+    """Returns up to `limit` due messages, no other worker's while the lease lasts. Needs no tenant."""
+    cursor = await tx.execute(_CLAIM, {"limit": limit, "lease": lease})
+    return [Claim(row["tenant_id"], row["message_id"], row["attempts"]) for row in await cursor.fetchall()]
+
+
+_RELEASE = """
+UPDATE recall.index_queue q SET due_time = clock_timestamp() + d.delay
+FROM unnest(%(tenants)s::text[], %(ids)s::text[], %(delays)s::interval[]) AS d (tenant_id, message_id, delay)
+WHERE q.tenant_id = d.tenant_id AND q.message_id = d.message_id
+"""
+
+
+async def release(tx: Connection, claims: Sequence[Claim], delays: Sequence[timedelta]) -> None:
+    """Gives claims back, each due again after its delay. Needs no tenant."""
+    parameters = {
+        "tenants": [one.tenant for one in claims],
+        "ids": [one.message_id for one in claims],
+        "delays": list(delays),
+    }
+    await tx.execute(_RELEASE, parameters)
+
+
+_TEXTS = """
+SELECT id, role, left(text, %(chars)s) AS text FROM recall.messages
+WHERE tenant_id = %(tenant)s AND id = ANY(%(ids)s)
+"""
+
+
+async def texts(tx: Connection, message_ids: Sequence[str], *, chars: int) -> list[Unindexed]:
+    """Returns the first `chars` characters of messages; deleted ones are left out."""
+    key = {"tenant": call.tenant(), "ids": list(message_ids), "chars": chars}
+    cursor = await tx.execute(_TEXTS, key)
+    return [Unindexed(row["id"], row["role"], row["text"]) for row in await cursor.fetchall()]
+
+
+_STORE = """
+UPDATE recall.messages m SET space = %(space)s, embedding = v.embedding, index_state = %(indexed)s
+FROM unnest(%(ids)s::text[], %(vectors)s::halfvec[]) AS v (id, embedding)
+WHERE m.tenant_id = %(tenant)s AND m.id = v.id
+"""
+
+_DONE = "DELETE FROM recall.index_queue WHERE tenant_id = %(tenant)s AND message_id = ANY(%(ids)s)"
+
+
+async def store_vectors(tx: Connection, space_id: str, vectors: Mapping[str, Sequence[float]]) -> None:
+    """Stores the vector of each message id."""
+    parameters = {
+        "tenant": call.tenant(),
+        "space": space_id,
+        "indexed": int(IndexState.INDEXED),
+        "ids": list(vectors),
+        "vectors": [HalfVector(list(vector)) for vector in vectors.values()],
+    }
+    await tx.execute(_STORE, parameters)
+
+
+async def done(tx: Connection, message_ids: Sequence[str]) -> None:
+    """Takes messages off the queue."""
+    await tx.execute(_DONE, {"tenant": call.tenant(), "ids": list(message_ids)})
