@@ -210,6 +210,17 @@ class ModelsSettings(Section):
     """Model or profile that agents use unless they name one."""
     small: str = "offline"
     """Model for summaries, titles and other simple work."""
+    chat_provider: Literal["", "bedrock", "openai"] = ""
+    """Provider of language models that the model table does not know; empty takes openai when its base URL is set,
+    else bedrock."""
+    window_tokens: int = Field(default=0, ge=0)
+    """Window of every language model in tokens, in place of the model table's; 0 leaves the table's."""
+    request_timeout: float = Field(default=120.0, gt=0)
+    """Longest silence of a provider while an answer is awaited or streams."""
+    connect_timeout: float = Field(default=5.0, gt=0)
+    """Longest time to open a connection to a provider."""
+    max_streams: int = Field(default=64, ge=1)
+    """Answers that may stream from Bedrock at once in one process; each takes a thread. More wait their turn."""
     embedding_provider: Literal["wordllama", "bedrock", "openai"] = "wordllama"
     """Provider of the one active embedding space."""
     embedding_model: str = "wordllama"
@@ -218,6 +229,8 @@ class ModelsSettings(Section):
     """Dimensions of the active embedding space."""
     bedrock_region: str = ""
     """AWS region of Bedrock; empty takes the one of the AWS configuration."""
+    bedrock_profile: str = ""
+    """Profile of the AWS configuration; empty takes the default credential chain (IRSA, Pod Identity, environment)."""
     bedrock_endpoint_url: str = ""
     """Endpoint of Bedrock's runtime API in place of the region's; for private endpoints and tests."""
     openai_base_url: str = ""

@@ -5,7 +5,7 @@ model as the call's failed outcome, which makes the model try again.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from types import MappingProxyType
@@ -274,36 +274,3 @@ def _defaults(tool: ToolSpec) -> dict[str, Any]:
 
 def _short(text: str) -> str:
     return text if len(text) <= _PROBLEM_CHARS else text[: _PROBLEM_CHARS - 1] + "…"
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """One result of a search, as the model reads it."""
-
-    text: str
-    time: str = ""
-    """When it was said or stored, RFC 3339."""
-    role: str = ""
-    """Who said it; empty for a passage."""
-    id: str = ""
-    """What archival_memory_delete takes; empty for a message."""
-
-
-def render_results(results: Sequence[Found], total: int, *, of_best: bool = False) -> str:
-    """The content of a search's outcome: a JSON object with what is shown and how much there is.
-
-    Args:
-        results: What is shown, best first.
-        total: How many there are.
-        of_best: True where `total` counts the candidates looked at, as a search by meaning has no end.
-    """
-    shown = f"{len(results)} of {'the best ' if of_best else ''}{total}"
-    rows = [
-        {
-            key: value
-            for key, value in (("id", one.id), ("time", one.time), ("role", one.role), ("text", one.text))
-            if value
-        }
-        for one in results
-    ]
-    return json.dumps({"shown": shown, "results": rows}, ensure_ascii=False)

@@ -19,6 +19,15 @@ class Sampling(StrEnum):
     NONE = "none"
 
 
+class Provider(StrEnum):
+    """Who serves a model."""
+
+    OFFLINE = "offline"
+    BEDROCK = "bedrock"
+    OPENAI = "openai"
+    """Any endpoint that speaks the protocol."""
+
+
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
     """A model's limits, abilities and price. Prices are US dollars per million tokens."""
@@ -27,6 +36,8 @@ class ModelInfo:
     window_tokens: int
     """Prompt and answer together."""
     max_output_tokens: int
+    provider: Provider | None = None
+    """Who serves it; None leaves it to the settings."""
     sampling: Sampling = Sampling.TEMPERATURE
     tools: bool = True
     reasoning: bool = False
@@ -72,6 +83,7 @@ _ROWS = (
         SEED_MODEL,
         window_tokens=200_000,
         max_output_tokens=64_000,
+        provider=Provider.BEDROCK,
         sampling=Sampling.BOTH,
         reasoning=True,
         cache_points=True,
@@ -79,13 +91,13 @@ _ROWS = (
         output_price=15.0,
         cache_read_price=0.3,
         cache_write_price=3.75,
-        lifecycle="end of life on Bedrock in spring 2026; requests are refused. Set the model to "
-        + DEFAULT_MODEL,
+        lifecycle="end of life on Bedrock in spring 2026; requests are refused. Set the model to " + DEFAULT_MODEL,
     ),
     ModelInfo(
         DEFAULT_MODEL,
         window_tokens=200_000,
         max_output_tokens=64_000,
+        provider=Provider.BEDROCK,
         sampling=Sampling.ONE,
         reasoning=True,
         cache_points=True,
@@ -98,6 +110,7 @@ _ROWS = (
         SMALL_MODEL,
         window_tokens=200_000,
         max_output_tokens=64_000,
+        provider=Provider.BEDROCK,
         sampling=Sampling.ONE,
         reasoning=True,
         cache_points=True,
@@ -110,6 +123,7 @@ _ROWS = (
         "deepseek-chat",
         window_tokens=128_000,
         max_output_tokens=8_192,
+        provider=Provider.OPENAI,
         sampling=Sampling.BOTH,
         input_price=0.28,
         output_price=0.42,
@@ -120,6 +134,7 @@ _ROWS = (
         OFFLINE_MODEL,
         window_tokens=8_192,
         max_output_tokens=2_048,
+        provider=Provider.OFFLINE,
         sampling=Sampling.NONE,
         lifecycle="rules, not a language model; for trials and tests without a network",
     ),
@@ -134,6 +149,13 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
         "offline": Profile(OFFLINE_MODEL, max_tokens=2_048),
     }
 )
+
+
+def profile(name: str) -> Profile:
+    """The published configuration of that name, or a plain one for the model of that name."""
+    if name in PROFILES:
+        return PROFILES[name]
+    return Profile(name, max_tokens=min(4_096, model_info(name).max_output_tokens), temperature=0.1)
 
 
 def model_info(name: str, *, window_tokens: int = 0) -> ModelInfo:

@@ -17,7 +17,9 @@ class Fact:
     line: str
     """One line for a memory block: in the third person where that is safe, else a quotation."""
     attribute: str
-    """What the fact is a value of, `home` or `favorit color`; empty where several such facts can be true at once."""
+    """What the fact is a value of, `home` or `favorit color`; empty where several such facts can be true at
+    once.
+    """
     changes: bool
     """True where the user says that something changed."""
     ends: bool
@@ -59,7 +61,10 @@ _LEAD = re.compile(
     r"^(?:(?:请|麻烦|帮我|你|顺便说一?下?|对了|另外|还有|而且|不过|但是?|请?记住|请?记一?下|记得|别忘了|嗯|哦|告诉你|跟你说|提醒你?一?下?)[，,：:、]?)+(?=[我咱本以今从不别用一-龥])",
     re.IGNORECASE,
 )
-_TAIL = re.compile(r"[,，]?\s*(?:by the way|btw|please|thanks|thank you|ok(?:ay)?\?|好吗[？?]?|好不好[？?]?|可以吗[？?]?|行吗[？?]?|谢谢|请记住|记一下)\s*[.!。！]*$", re.IGNORECASE)
+_TAIL = re.compile(
+    r"[,，]?\s*(?:by the way|btw|please|thanks|thank you|ok(?:ay)?\?|好吗[？?]?|好不好[？?]?|可以吗[？?]?|行吗[？?]?|谢谢|请记住|记一下)\s*[.!。！]*$",
+    re.IGNORECASE,
+)
 _CHANGE = re.compile(
     r"\b(?:correction|not .{1,30} but|renamed|rescheduled|postponed|moved|changed|from now on|updated?|actually)\b|"
     r"改成|改为|改到|改叫|更正|纠正|其实|不是.{1,12}(?:而)?是|推迟|提前到|变成|变了|更新",
@@ -73,23 +78,37 @@ _END = re.compile(
 
 # Verbs that are safe to put into the third person by adding an ending; any other statement is quoted.
 _REGULAR = frozenset(
-    """like love hate dislike prefer enjoy want need live work drive play speak own use eat drink take wear read run swim
-    cook bake keep collect train hope plan avoid sleep wake walk cycle travel write teach learn sing dance paint garden
-    volunteer weigh smoke start finish suffer support manage lead build sell rent know trust visit grow call think""".split()
+    """like love hate dislike prefer enjoy want need live work drive play speak own use eat drink take wear
+    read run swim cook bake keep collect train hope plan avoid sleep wake walk cycle travel write teach
+    learn sing dance paint garden volunteer weigh smoke start finish suffer support manage lead build sell
+    rent know trust visit grow call think""".split()
 )
-_IRREGULAR = {"have": "has", "do": "does", "go": "goes", "study": "studies", "fly": "flies", "watch": "watches", "am": "is", "'m": "is"}
+_IRREGULAR = {
+    "have": "has",
+    "do": "does",
+    "go": "goes",
+    "study": "studies",
+    "fly": "flies",
+    "watch": "watches",
+    "am": "is",
+    "'m": "is",
+}
 _UNCHANGED = frozenset(
-    """was had did can could will would should must may might cannot can't won't couldn't wouldn't shouldn't mustn't went got
-    bought moved worked lived started joined grew became turned broke met took made left lost won began switched changed
-    used studied married adopted visited booked ordered quit stopped gave sold built""".split()
+    """was had did can could will would should must may might cannot can't won't couldn't wouldn't shouldn't
+    mustn't went got bought moved worked lived started joined grew became turned broke met took made left
+    lost won began switched changed used studied married adopted visited booked ordered quit stopped gave
+    sold built""".split()
 )
 _NEGATED = {"don't": "does not", "do not": "does not", "haven't": "has not", "have not": "has not"}
 _ADVERBS = frozenset(
-    """really usually always never often just also mostly mainly recently currently now already still only sometimes
-    generally normally rarely hardly absolutely actually strongly simply even both once finally""".split()
+    """really usually always never often just also mostly mainly recently currently now already still only
+    sometimes generally normally rarely hardly absolutely actually strongly simply even both once
+    finally""".split()
 )
 _FORMS = {"'ve": "has", "'ll": "will", "'d": "would"}
-_I = re.compile(r"\bI(?P<form>['’](?:m|ve|ll|d))?(?![\w'’])(?P<gap>\s+)?(?P<rest>[^\s,.;!?]+(?:\s+not\b)?)?", re.IGNORECASE)
+_I = re.compile(
+    r"\bI(?P<form>['’](?:m|ve|ll|d))?(?![\w'’])(?P<gap>\s+)?(?P<rest>[^\s,.;!?]+(?:\s+not\b)?)?", re.IGNORECASE
+)
 _UNSAFE = re.compile(r"\b(?:you|your|yours|we|us|our|ours|we're|we've|let's)\b|[\"“”]", re.IGNORECASE)
 _ZH_UNSAFE = re.compile(r"[你您咱“”\"]|我们|我国")
 _PRONOUNS = ((r"\bmyself\b", "themself"), (r"\bmine\b", "the user's"), (r"\bme\b", "the user"))
@@ -110,7 +129,9 @@ def _chinese_line(text: str) -> str:
 
 
 def _third_person(text: str) -> str | None:
-    """The text with `the user` for `I`; None where the grammar is not safe or the text is not about the user."""
+    """The text with `the user` for `I`; None where the grammar is not safe or the text is not about the
+    user.
+    """
     if not re.search(r"\b(?:i|my|me|mine)\b", text, re.IGNORECASE):
         return None
     out: list[str] = []
@@ -131,7 +152,9 @@ def _third_person(text: str) -> str | None:
 
 
 def _verb(text: str, match: re.Match[str]) -> tuple[str, int] | None:
-    """The subject with its verb in the third person, and where the text goes on; None where it is not safe."""
+    """The subject with its verb in the third person, and where the text goes on; None where it is not
+    safe.
+    """
     form = (match["form"] or "").replace("’", "'").lower()
     if form:
         return f"the user {_FORMS.get(form, 'is')}", match.end("form")
@@ -214,11 +237,12 @@ _ZH_RELATIONS = _compiled(
 _SINGLE = frozenset(
     map(
         stem,
-        """name age birthday address phone number mobile telephone email mail size color weight height budget salary income
-        password code pin passcode username handle nickname title role manager boss deadline goal target limit plan
-        schedule shift time date day flight seat room floor desk appointment type status currency timezone zone zip
-        postcode nationality citizenship religion star sign blood grade level major school university college bank
-        hometown city country team breed brand model landlord doctor dentist gp""".split(),
+        """name age birthday address phone number mobile telephone email mail size color weight height
+        budget salary income password code pin passcode username handle nickname title role manager boss
+        deadline goal target limit plan schedule shift time date day flight seat room floor desk appointment
+        type status currency timezone zone zip postcode nationality citizenship religion star sign blood
+        grade level major school university college bank hometown city country team breed brand model
+        landlord doctor dentist gp""".split(),
     )
 )
 _ZH_SINGLE = (

@@ -1,7 +1,7 @@
 """A small thesaurus: everyday concepts, the English and Chinese words for them, and which concepts touch.
 
-It lets a question meet an answer that shares no word with it ("Where do I live?", "My flat is in …"), also across the
-two languages. The words stand in `lexicon.toml`.
+It lets a question meet an answer that shares no word with it ("Where do I live?", "My flat is in …"), also
+across the two languages. The words stand in `lexicon.toml`.
 """
 
 import re
@@ -13,6 +13,10 @@ from importlib.resources import files
 
 from mneme.orchestrator.models.offline.words import chinese_runs, english_words, stem
 
+_PROFESSION = re.compile(
+    r"\b(?:am|is|was|as|be|become|became|['’]m) an? (?:[\w-]+ ){0,2}?[\w-]+(?:ist|[^h]er|or|cian|ant|yst|eer)\b"
+)
+"""Professions have no end, but most share a few endings."""
 _NUMBERS = re.compile(r"\d|[一二三四五六七八九十百千万两]")
 
 
@@ -32,10 +36,15 @@ def concepts(text: str) -> frozenset[str]:
     """Names of the concepts that a text touches, in either language."""
     index = _index()
     found: set[str] = set()
-    for word in english_words(text):
-        found |= index.stems.get(stem(word), frozenset())
     lowered = text.lower()
-    found.update(name for phrase, name in index.phrases if phrase in lowered)
+    for phrase, name in index.phrases:
+        if phrase in lowered:
+            found.add(name)
+            lowered = lowered.replace(phrase, " ")
+    for word in english_words(lowered):
+        found |= index.stems.get(stem(word), frozenset())
+    if _PROFESSION.search(lowered):
+        found.add("job")
     for run in chinese_runs(text):
         for word in _longest_matches(run, index):
             found |= index.chinese[word]

@@ -1,7 +1,7 @@
 """Which remembered lines answer a question.
 
-Four general signals: shared words (rare among the lines counts more), shared or touching concepts of the thesaurus, the
-kind of answer asked for (a number, a time, a place, a person), and word vectors.
+Four general signals: shared words (rare among the lines counts more), shared or touching concepts of the
+thesaurus, the kind of answer asked for (a number, a time, a place, a person), and word vectors.
 """
 
 import re
@@ -38,22 +38,20 @@ class Scored:
     """Position among the lines given."""
     score: float
     """0 to about 1.1, higher is better."""
+    evidence: float
+    """The part of the score that comes from words and concepts."""
 
 
 def rank(question: str, lines: Sequence[str], vectors: WordVectors) -> list[Scored]:
     """The lines by how well they answer the question, best first; all of them, empty for no lines."""
     asked_terms, asked_concepts = terms(question), concepts(question)
     rarity = _rarity([terms(line) | concepts(line) for line in lines])
-    scored = [
-        Scored(
-            index,
-            _WORDS * _share(asked_terms, terms(line), rarity)
-            + _CONCEPTS * _concept_share(asked_concepts, concepts(line), rarity)
-            + _KIND * _right_kind(question, line)
-            + _VECTORS * vectors.cosine(question, line),
-        )
-        for index, line in enumerate(lines)
-    ]
+    scored: list[Scored] = []
+    for index, line in enumerate(lines):
+        evidence = _WORDS * _share(asked_terms, terms(line), rarity)
+        evidence += _CONCEPTS * _concept_share(asked_concepts, concepts(line), rarity)
+        score = evidence + _KIND * _right_kind(question, line) + _VECTORS * vectors.cosine(question, line)
+        scored.append(Scored(index, score, evidence))
     return sorted(scored, key=lambda item: (-item.score, -item.index))
 
 
@@ -89,7 +87,9 @@ def _concept_share(asked: frozenset[str], found: frozenset[str], rarity: _Rarity
     total = sum(weights.values())
     if not total:
         return 0.0
-    return sum(weight * _meets(name, found) for name, weight in weights.items()) / total
+    met = {name: _meets(name, found) for name in weights}
+    mean = sum(weight * met[name] for name, weight in weights.items()) / total
+    return (mean + max(weight * met[name] for name, weight in weights.items())) / 2
 
 
 def _meets(name: str, found: frozenset[str]) -> float:
@@ -99,7 +99,9 @@ def _meets(name: str, found: frozenset[str]) -> float:
 
 
 def _right_kind(question: str, line: str) -> float:
-    """1 where the line holds the kind of thing the question asks for, 0 where it does not or none is clear."""
+    """1 where the line holds the kind of thing the question asks for, 0 where it does not or none is
+    clear.
+    """
     kinds = [kind for pattern, kind in _KIND_PATTERNS if pattern.search(question)]
     return float(any(_holds(kind, line) for kind in kinds))
 

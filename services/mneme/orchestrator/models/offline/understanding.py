@@ -14,6 +14,8 @@ class Topic(StrEnum):
     IDENTITY = "identity"
     ABILITIES = "abilities"
     TIME = "time"
+    TASK = "task"
+    """A request for work that needs a language model."""
 
 
 class SmallTalk(StrEnum):
@@ -108,7 +110,9 @@ _STANDING = re.compile(
     r"以后|今后|从现在起|从今往后|往后|下次|记住|请记|记一下|记得要|别忘了|请(?:总是|一直|始终|务必|都|用|叫|称呼|不要|别)|(?:叫|称呼)我",
     re.IGNORECASE,
 )
-_ASKS_BACK = re.compile(r"\b(?:do|did|can|could|would|will) you (?:still )?(?:remember|recall|know|tell)\b|还?记得.*[吗？?]", re.IGNORECASE)
+_ASKS_BACK = re.compile(
+    r"\b(?:do|did|can|could|would|will) you (?:still )?(?:remember|recall|know|tell)\b|还?记得.*[吗？?]", re.IGNORECASE
+)
 _CONDITION = re.compile(r"^(?:if|when|suppose|assuming|unless)\b|^(?:如果|要是|假如|假设|万一|当)", re.IGNORECASE)
 _ABOUT_TALK = re.compile(
     r"\bi\b.{0,12}\b(?:told|mentioned|said|asked|talked|explained|forgot|forget|can'?t remember|don'?t remember|wonder|"
@@ -134,6 +138,11 @@ _TOPICS = (
         r"你有什么(?:功能|用)|怎么(?:使)?用你",
     ),
     (
+        Topic.TASK,
+        r"^(?:(?:can|could|would|will) you )?(?:please )?(?:write|translate|compose|draw|paint|calculate|compute|generate|code|sing)\b(?! down)|"
+        r"^(?:请|麻烦)?(?:你)?(?:帮我|给我|替我)?(?:写|翻译|画|算|作)(?:一|个|首|段|下|篇)",
+    ),
+    (
         Topic.TIME,
         r"what(?:'?s| is) the (?:current )?(?:time|date)\b|what time is it|what (?:day|date) is (?:it|today)|what(?:'?s| is) today'?s date|"
         r"(?:现在|当前)(?:是)?(?:几点|什么时间|什么时候)|几点了|今天(?:是)?(?:几号|星期几|周几|什么日子|几月几)",
@@ -142,14 +151,17 @@ _TOPICS = (
 _TOPIC_PATTERNS = tuple((topic, re.compile(pattern, re.IGNORECASE)) for topic, pattern in _TOPICS)
 _FIRST_PERSON = r"(?:i|i'm|i've|i'd|i'll|i’m|i’ve|i’d|i’ll|my|we|we're|we've|our)"
 _JOINT = re.compile(
-    rf"\s*;\s*|(?:\s*,\s*|\s+)(?:and|but|plus|also)(?:\s+also)?\s+(?={_FIRST_PERSON}\b)|\s*,\s*(?={_FIRST_PERSON}\b)", re.IGNORECASE
+    rf"\s*;\s*|(?:\s*,\s*|\s+)(?:and|but|plus|also)(?:\s+also)?\s+(?={_FIRST_PERSON}\b)|\s*,\s*(?={_FIRST_PERSON}\b)",
+    re.IGNORECASE,
 )
 _ZH_JOINT = re.compile(r"[，,；;](?:而且|并且|另外|还有|同时|但是?|不过|然后)?(?=我(?!们?(?:就|才|会|都|也|便)))")
 _QUESTION_TAIL = re.compile(
     rf"^(?P<left>.{{6,}}?)[,，;；]\s*(?P<right>(?:(?:and|so|but)\s+)?(?:{_WH}|{_AUXILIARY}\s+{_SUBJECT})\b.*|[^，,]*(?:{_ZH_WH}).*)$",
     re.IGNORECASE,
 )
-_DEPENDENT = re.compile(r"^(?:when|while|if|because|since|after|before|although|though|as|whenever|until|unless|once)\b", re.IGNORECASE)
+_DEPENDENT = re.compile(
+    r"^(?:when|while|if|because|since|after|before|although|though|as|whenever|until|unless|once)\b", re.IGNORECASE
+)
 
 
 @lru_cache(maxsize=1_024)
@@ -212,7 +224,7 @@ def _split_question(sentence: str) -> tuple[str, str]:
 
 def _clauses(sentence: str) -> list[str]:
     """A statement split where a new clause about the user begins; nothing for talk about the talk itself."""
-    if _DEPENDENT.match(sentence) or "\"" in sentence or "“" in sentence:
+    if _DEPENDENT.match(sentence) or '"' in sentence or "“" in sentence:
         pieces = [sentence]
     elif is_chinese(sentence):
         pieces = _ZH_JOINT.split(sentence) if sentence.startswith("我") else [sentence]

@@ -13,20 +13,31 @@ _WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)?", re.UNICODE)
 _LATIN = re.compile(rf"[^\W_{_CJK}]+(?:['’][a-z]+)?", re.IGNORECASE)
 _ABBREVIATIONS = "".join(
     rf"(?<!\b{short})"
-    for short in (r"mr\.", r"ms\.", r"mrs\.", r"dr\.", r"st\.", r"vs\.", r"e\.g\.", r"i\.e\.", r"a\.m\.", r"p\.m\.", r"no\.")
+    for short in (
+        r"mr\.",
+        r"ms\.",
+        r"mrs\.",
+        r"dr\.",
+        r"st\.",
+        r"vs\.",
+        r"e\.g\.",
+        r"i\.e\.",
+        r"a\.m\.",
+        r"p\.m\.",
+        r"no\.",
+    )
 )
-_SENTENCE_END = re.compile(
-    rf"(?<=[.!?;]){_ABBREVIATIONS}[\"'”’)]*\s+|(?<=[。！？；])[”’」）]*\s*|\n+", re.IGNORECASE
-)
+_SENTENCE_END = re.compile(rf"(?<=[.!?;]){_ABBREVIATIONS}[\"'”’)]*\s+|(?<=[。！？；])[”’」）]*\s*|\n+", re.IGNORECASE)
 
 STOPWORDS = frozenset(
-    """a about after again all also am an and any are as at be because been before being both but by can could did do
-    does doing don't down during each few for from further had has have having he her here hers him his how i i'd i'll
-    i'm i've if in into is isn't it it's its just kind like me more most my myself no nor not now of off on once one
-    only or other our out over own please same she should so some such than that that's the their them then there
-    these they this those through to too under until up us user user's very was we were what what's when where which
-    while who whom whose why will with would you your yes tell know remind remember say said mention something
-    anything thing get got let shall may might must need want going""".split()
+    """a about after again all also am an and any are as at be because been before being both but by can
+    could did do does doing don't down during each few for from further had has have having he her here hers
+    him his how i i'd i'll i'm i've if in into is isn't it it's its just kind like me more most my myself no
+    nor not now of off on once one only or other our out over own please same she should so some such than
+    that that's the their them then there these they this those through to too under until up us user user's
+    very was we were what what's when where which while who whom whose why will with would you your yes tell
+    know remind remember say said mention something anything thing get got let shall may might must need
+    want going""".split()
 )
 _ZH_STOP = (
     "什么时候 什么样 什么 为什么 怎么样 怎么 怎样 如何 哪里 哪儿 哪个 哪些 哪 谁 多少 几 是否 是不是 有没有 能不能 "
@@ -75,7 +86,9 @@ def chinese_runs(text: str) -> list[str]:
 
 @lru_cache(maxsize=8_192)
 def terms(text: str) -> frozenset[str]:
-    """What a text is about: stems without function words, and pairs of Chinese characters within content runs."""
+    """What a text is about: stems without function words, and pairs of Chinese characters within content
+    runs.
+    """
     found = {stem(word) for word in english_words(text) if word not in STOPWORDS}
     for run in chinese_runs(text):
         for piece in _ZH_STOP_PATTERN.split(run):

@@ -1,0 +1,148 @@
+"""Which remembered lines to quote for a question."""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from mneme.orchestrator.models.offline.facts import attribute
+from mneme.orchestrator.models.offline.ranking import Scored, rank
+from mneme.orchestrator.models.offline.replies import Quote
+from mneme.orchestrator.models.offline.understanding import understand
+from mneme.orchestrator.models.offline.vectors import WordVectors
+from mneme.orchestrator.models.offline.view import Block, Hit, View, hits
+from mneme.orchestrator.models.offline.words import same_text, terms
+
+MAX_QUOTES = 3
+MAX_UNSURE = 5
+"""Lines quoted where the best one is not much better than the others."""
+MAX_KNOWN = 8
+"""Facts quoted when none stands out."""
+_STRONG = 0.4
+"""From here on the best line is trusted: only lines that come near it stand beside it."""
+_WEAK = 0.15
+"""Below this no line stands out."""
+_HINT = 0.05
+"""Evidence from which on a line may be meant."""
+_NEAR = 0.5
+"""A line is quoted beside the best one where its score is at least this part of the best."""
+_QUOTE_CHARS = 300
+_PERSONAL = re.compile(r"\b(?:i|i'm|me|my|mine|we|us|our|i've)\b|[我咱]", re.IGNORECASE)
+_ADVICE = re.compile(
+    r"\b(?:should|recommend|suggest|suitable|careful|watch out|consider)\b|应该|该|需要|要|注意|留意|当心|小心|适合|推荐|选|可以|给",
+    re.IGNORECASE,
+)
+"""Questions for advice concern the user, also where they do not say so."""
+_TO_MODEL = re.compile(r"\b(?:you|your)\b|[你您]", re.IGNORECASE)
+_PAST = re.compile(
+    r"\b(?:before|previous(?:ly)?|used to|former(?:ly)?|old|earlier|originally|last time|first|did (?:i|we|you) (?:say|tell|talk|discuss)|history)\b|"
+    r"以前|之前|过去|原来|曾经|上次|最初|先前|说过|聊过",
+    re.IGNORECASE,
+)
+_MODEL_SAID = re.compile(
+    r"\byou (?:say|said|suggest\w*|recommend\w*|tell|told|answer\w*)\b|[你您](?:说|推荐|建议|回答)", re.IGNORECASE
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Lines that answer a question."""
+
+    quotes: tuple[Quote, ...] = ()
+    exact: bool = True
+    """False where nothing stands out and the quotes are what may be meant, or simply what is known about
+    the user.
+    """
+
+
+def answer(question: str, view: View, vectors: WordVectors) -> Answer:
+    """The best lines of core memory, the window, its summary and the searches made; empty when nothing
+    fits.
+    """
+    candidates = _candidates(question, view)
+    ranked = rank(question, [quote.text for quote in candidates], vectors)
+    personal = bool(_PERSONAL.search(question) or _ADVICE.search(question))
+    if ranked and _stands_out(ranked[0], personal):
+        sure = ranked[0].score >= _STRONG
+        near = ranked[0].score * _NEAR if sure else _WEAK / 2
+        kept = (candidates[item.index] for item in ranked if item.score >= near)
+        return Answer(tuple(_distinct(kept, MAX_QUOTES if sure else MAX_UNSURE)))
+    known = [item for item in ranked if candidates[item.index].source == "memory"]
+    hinted = [item for item in known if item.evidence >= _HINT]
+    chosen = known[:MAX_KNOWN] if personal else hinted[:MAX_QUOTES]
+    if chosen:
+        return Answer(
+            tuple(candidates[item.index] for item in sorted(chosen, key=lambda item: item.index)), exact=False
+        )
+    return Answer()
+
+
+def _stands_out(best: Scored, personal: bool) -> bool:
+    """True where the best line is worth quoting; about something other than the user only for what it
+    says.
+    """
+    return best.score >= _WEAK if personal else best.evidence >= _WEAK
+
+
+def memory_lines(blocks: Iterable[Block]) -> list[tuple[Block, str]]:
+    """The lines about the user in core memory: of every block but the agent's own persona."""
+    return [(block, line) for block in blocks if block.label != "persona" for line in block.lines]
+
+
+def _candidates(question: str, view: View) -> list[Quote]:
+    blocks = [block for block in view.blocks if block.label == "persona"] if _TO_MODEL.search(question) else []
+    quotes = [Quote(line, "memory", block.label) for block, line in memory_lines(view.blocks)]
+    quotes += [Quote(line, "memory", block.label) for block in blocks for line in block.lines]
+    other = [Quote(line, "summary") for line in view.summary]
+    for message in view.earlier:
+        other += [Quote(said, "window") for said in understand(message).statements]
+    for call in view.called("conversation_search", "conversation_search_date", "archival_memory_search"):
+        for hit in hits(call):
+            other += _from_hit(hit, question)
+    return quotes + _current(quotes, other, question)
+
+
+def _from_hit(hit: Hit, question: str) -> list[Quote]:
+    if hit.source == "archive":
+        return [Quote(_cut(hit.text), "archive", hit.date)]
+    if hit.role == "assistant":
+        return [Quote(_cut(hit.text), "conversation", hit.date)] if _MODEL_SAID.search(question) else []
+    return [Quote(_cut(said), "conversation", hit.date) for said in understand(hit.text).statements]
+
+
+def _current(memory: Sequence[Quote], other: Sequence[Quote], question: str) -> list[Quote]:
+    """The lines from elsewhere that core memory does not hold already, in these words or in a newer
+    version.
+    """
+    known = {attribute(quote.text) for quote in memory} - {""}
+    kept: list[Quote] = []
+    for quote in sorted(other, key=lambda one: one.detail, reverse=True):
+        about = attribute(quote.text)
+        if about in known and not _PAST.search(question):
+            continue
+        if any(_repeats(quote, one) for one in (*memory, *kept)):
+            continue
+        if about:
+            known.add(about)
+        kept.append(quote)
+    return kept
+
+
+def _distinct(quotes: Iterable[Quote], limit: int) -> list[Quote]:
+    kept: list[Quote] = []
+    for quote in quotes:
+        if len(kept) < limit and not any(_repeats(quote, one) for one in kept):
+            kept.append(quote)
+    return kept
+
+
+def _repeats(quote: Quote, other: Quote) -> bool:
+    """True where a line says nothing that the other one does not say in nearly the same words."""
+    if same_text(quote.text, other.text):
+        return True
+    said = terms(quote.text)
+    return bool(said) and len(said & terms(other.text)) >= 0.8 * len(said)
+
+
+def _cut(text: str) -> str:
+    flat = " ".join(text.split())
+    return flat if len(flat) <= _QUOTE_CHARS else flat[: _QUOTE_CHARS - 1] + "…"

@@ -1,0 +1,144 @@
+"""What the offline model does next: remember, search, answer."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mneme.orchestrator.models.offline.answering import answer, memory_lines
+from mneme.orchestrator.models.offline.ranking import rank
+from mneme.orchestrator.models.offline.remembering import PlannedCall, facts, outcome, plan
+from mneme.orchestrator.models.offline.replies import Phrases, Quote, phrases, quoted
+from mneme.orchestrator.models.offline.understanding import Topic, Understanding, understand
+from mneme.orchestrator.models.offline.vectors import WordVectors
+from mneme.orchestrator.models.offline.view import Call, View
+from mneme.orchestrator.models.offline.words import is_chinese, query_text
+
+_SEARCH_LIMIT = 10
+_FORGET_SCORE = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """A private thought and the calls to make, in order."""
+
+    thought: str
+    calls: tuple[PlannedCall, ...] = ()
+
+
+def decide(view: View, vectors: WordVectors) -> Decision:
+    """The next step for what the model sees; a decision without calls ends the chain."""
+    if view.pressure:
+        rescued = plan(view, facts([said for message in view.earlier for said in understand(message).statements]))
+        if rescued:
+            return Decision("The window fills up: what the user stated goes to memory.", tuple(rescued))
+    if any(call.name == "send_message" for call in view.calls):
+        return Decision("Answered.")
+    if not view.message:
+        return _on_event(view)
+    understood = understand(view.message)
+    calls = _preparation(view, understood, vectors)
+    if calls:
+        return Decision(_thought(calls), tuple(calls))
+    return Decision("Ready to answer.", (("send_message", {"message": _reply(view, understood, vectors)}),))
+
+
+def _on_event(view: View) -> Decision:
+    """A timed event is passed on to the user; other events need no answer."""
+    if view.timed and view.event and "send_message" in view.tools:
+        return Decision("A timed event is due.", (("send_message", {"message": view.event}),))
+    return Decision("Nothing to do for this event.")
+
+
+def _thought(calls: Sequence[PlannedCall]) -> str:
+    return "Next: " + ", ".join(dict.fromkeys(name for name, _ in calls)) + "."
+
+
+def _preparation(view: View, understood: Understanding, vectors: WordVectors) -> list[PlannedCall]:
+    """What has to happen before the answer: writes, removals, the clock, searches. Empty when all is done."""
+    calls = plan(view, facts(understood.statements))
+    if understood.forget and not view.called("core_memory_remove"):
+        calls += _removals(view, understood.forget, vectors)
+    if Topic.TIME in understood.topics and not view.called("get_current_time"):
+        calls.append(("get_current_time", {}))
+    if (
+        understood.questions
+        and not understood.topics
+        and not view.called("conversation_search", "archival_memory_search")
+    ):
+        query = query_text(" ".join(understood.questions))
+        calls.append(("conversation_search", {"query": query, "limit": _SEARCH_LIMIT}))
+        calls.append(("archival_memory_search", {"query": query, "limit": _SEARCH_LIMIT}))
+    return [call for call in calls if call[0] in view.tools]
+
+
+def _removals(view: View, wishes: Sequence[str], vectors: WordVectors) -> list[PlannedCall]:
+    """A removal for the line that each wish means, where one clearly does."""
+    lines = [(block, line) for block, line in memory_lines(view.blocks) if not block.read_only]
+    calls: list[PlannedCall] = []
+    for wish in wishes:
+        ranked = rank(wish, [line for _, line in lines], vectors)
+        if ranked and ranked[0].score >= _FORGET_SCORE:
+            block, line = lines[ranked[0].index]
+            calls.append(("core_memory_remove", {"label": block.label, "content": line}))
+    return calls
+
+
+def _reply(view: View, understood: Understanding, vectors: WordVectors) -> str:
+    said = phrases(is_chinese(view.message))
+    paragraphs = [
+        *([said.identity] if Topic.IDENTITY in understood.topics else []),
+        *([said.abilities] if understood.topics & {Topic.ABILITIES, Topic.TASK} else []),
+        *_on_facts(view, understood, said),
+        *_on_forgetting(view, understood, said),
+        *[said.time.format(time=call.result) for call in view.called("get_current_time") if call.ok],
+        *(_on_questions(view, understood, said, vectors) if not understood.topics else []),
+    ]
+    if not paragraphs:
+        kind = understood.small_talk
+        paragraphs.append(said.small_talk[kind] if kind else said.fallback)
+    if view.first and Topic.IDENTITY not in understood.topics:
+        paragraphs.append(said.introduction)
+    return "\n".join(paragraphs)
+
+
+def _on_facts(view: View, understood: Understanding, said: Phrases) -> list[str]:
+    result = outcome(view, facts(understood.statements))
+    return [
+        *([said.saved.format(lines=" ".join(result.saved))] if result.saved else []),
+        *[said.updated.format(old=old, new=new) for old, new in result.updated],
+        *([said.archived.format(lines=" ".join(result.archived))] if result.archived else []),
+        *([said.known.format(lines=" ".join(result.known))] if result.known else []),
+        *([said.unsaved.format(problem=result.problem)] if result.problem else []),
+    ]
+
+
+def _on_forgetting(view: View, understood: Understanding, said: Phrases) -> list[str]:
+    if not understood.forget:
+        return []
+    removed = [str(call.arguments.get("content", "")) for call in view.called("core_memory_remove") if call.ok]
+    if removed:
+        return [said.removed.format(lines=" ".join(removed))]
+    return [said.not_removed.format(what=what) for what in understood.forget]
+
+
+def _on_questions(view: View, understood: Understanding, said: Phrases, vectors: WordVectors) -> list[str]:
+    if not understood.questions:
+        return []
+    exact: list[Quote] = []
+    rest: list[Quote] = []
+    for question in understood.questions:
+        found = answer(question, view, vectors)
+        (exact if found.exact else rest).extend(found.quotes)
+    paragraphs: list[str] = []
+    if exact:
+        paragraphs.append(f"{said.found}\n{quoted(said, list(dict.fromkeys(exact)))}")
+    elif rest:
+        paragraphs.append(f"{said.all_known}\n{quoted(said, list(dict.fromkeys(rest)))}")
+    else:
+        paragraphs.append(said.nothing)
+    failed = _failed_search(view)
+    return [*paragraphs, *([said.limited.format(problem=failed.result)] if failed else [])]
+
+
+def _failed_search(view: View) -> Call | None:
+    searches = view.called("conversation_search", "archival_memory_search")
+    return next((call for call in searches if not call.ok), None)
