@@ -51,13 +51,14 @@ def stores() -> Iterator[Embedded]:
 @pytest.fixture(scope="session")
 def new_database(stores: Embedded) -> Iterator[Callable[[str | None], str]]:
     """Makes a database, as a clone of a template or empty (None), and returns the owner's URL."""
+    # Copying files is the faster way in memory (15 ms to 40), and the slower one on some disks (400 ms to 50).
+    strategy = "file_copy" if stores.data_dir.is_relative_to("/dev/shm") else "wal_log"
     made: list[str] = []
     with psycopg.connect(in_database(stores.owner_url, "postgres"), autocommit=True) as admin:
 
         def make(template: str | None = _TEMPLATE) -> str:
             name = f"test_{next(_counter)}"
-            # Copying files takes a third of the time of writing every page to the log.
-            admin.execute(f"CREATE DATABASE {name} TEMPLATE {template or 'template1'} STRATEGY file_copy")
+            admin.execute(f"CREATE DATABASE {name} TEMPLATE {template or 'template1'} STRATEGY {strategy}")
             made.append(name)
             return in_database(stores.owner_url, name)
 

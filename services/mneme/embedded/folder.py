@@ -18,10 +18,8 @@ from platformdirs import user_data_path
 from mneme.embedded import process
 from mneme.embedded.errors import EmbeddedError
 
-_SYSTEM_DATA_DIR = Path("/var/lib/mneme")
-_SOCKET_PATH_BYTES = (
-    100  # the kernel's limit is 107; the longest name of ours and PostgreSQL's lock file stay below
-)
+SYSTEM_DATA_DIR = Path("/var/lib/mneme")
+_SOCKET_PATH_BYTES = 100  # the kernel's limit is 107; the longest name of ours and PostgreSQL's lock file stay below
 _PREFIX = "mneme-"
 _ABANDONED_SECONDS = 60
 _LONGEST_SOCKET_NAME = ".s.PGSQL.5432"
@@ -62,7 +60,7 @@ class DataFolder:
 def default_data_dir() -> Path:
     """The folder used unless one is named: `/var/lib/mneme` for root, else the user's own data folder."""
     if process.is_root():
-        return _SYSTEM_DATA_DIR
+        return SYSTEM_DATA_DIR
     path = user_data_path("mneme", appauthor=False)
     if not path.is_absolute():
         raise EmbeddedError("the user has no home folder: name a data folder with --data")
@@ -127,9 +125,7 @@ def _locked(folder: Path) -> Iterator[None]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             holder = os.read(descriptor, 32).decode(errors="replace").strip() or "unknown"
-            message = (
-                f"the data folder {folder} is in use by process {holder}: stop it or name another with --data"
-            )
+            message = f"the data folder {folder} is in use by process {holder}: stop it or name another with --data"
             raise EmbeddedError(message) from None
         os.truncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)

@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import subprocess
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
@@ -16,7 +17,7 @@ import psycopg
 
 from mneme.embedded import process
 from mneme.embedded.errors import EmbeddedError
-from mneme.embedded.folder import DataFolder
+from mneme.embedded.folder import SYSTEM_DATA_DIR, DataFolder
 
 OWNER = "mneme"
 APP = "mneme_app"
@@ -75,9 +76,7 @@ async def start(folder: DataFolder, *, durable: bool) -> Postgres:
         await asyncio.to_thread(_create_cluster, program, folder, durable=durable)
     version = (folder.postgres / "PG_VERSION").read_text(encoding="ascii").strip()
     if version != _MAJOR:
-        raise EmbeddedError(
-            f"{folder.postgres} holds data of PostgreSQL {version}; this version runs {_MAJOR}"
-        )
+        raise EmbeddedError(f"{folder.postgres} holds data of PostgreSQL {version}; this version runs {_MAJOR}")
     _end_forgotten(folder)
     settings = _SETTINGS | ({} if durable else _THROW_AWAY_SETTINGS)
     # The option takes a list of folders: quotes keep a path with commas or spaces one.
@@ -104,32 +103,34 @@ def _programs(folder: DataFolder) -> Path:
     """The folder of `postgres` and `initdb`; a copy where the database's own user cannot reach the wheel."""
     spec = importlib.util.find_spec(_WHEEL)
     if spec is None or spec.origin is None:
-        raise EmbeddedError(
-            "the embedded stores are not installed: `pip install mneme[embedded]`, or set the URLs"
-        )
+        raise EmbeddedError("the embedded stores are not installed: `pip install mneme[embedded]`, or set the URLs")
     wheel = Path(spec.origin).parent
     if folder.account is not None and not process.is_searchable(wheel / _INSTALL / "bin", folder.account):
-        wheel = _copy_wheel(wheel, folder.path / "programs")
+        wheel = _copy_wheel(wheel)
     return wheel / _INSTALL / "bin"
 
 
-def _copy_wheel(wheel: Path, target: Path) -> Path:
-    """Copies the programs with the libraries beside them, once for each version of the wheel."""
-    source = wheel / _INSTALL
-    stamp = f"{(source / 'bin' / 'postgres').stat().st_mtime_ns}"
-    final = target / stamp
+def _copy_wheel(wheel: Path) -> Path:
+    """Copies the programs and the libraries beside them to the system's data folder, once for each build."""
+    built = (wheel / _INSTALL / "bin" / "postgres").stat()
+    final = SYSTEM_DATA_DIR / "programs" / f"postgresql-{_MAJOR}-{built.st_size}-{int(built.st_mtime)}"
     if not final.exists():
-        shutil.rmtree(target, ignore_errors=True)
-        partial = target / f"{stamp}.partial"
+        final.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(dir=final.parent))
         shutil.copytree(
-            source, partial / wheel.name / _INSTALL, ignore=shutil.ignore_patterns("include", "*.a")
+            wheel / _INSTALL, partial / wheel.name / _INSTALL, ignore=shutil.ignore_patterns("include", "*.a")
         )
         libraries = wheel.with_name(f"{wheel.name}.libs")
         if libraries.exists():
             shutil.copytree(libraries, partial / libraries.name)
-        for made in (target, partial):
-            made.chmod(0o755)
-        partial.rename(final)
+        # Others may pass through the system's data folder, not list it.
+        for made, mode in ((SYSTEM_DATA_DIR, 0o711), (final.parent, 0o755), (partial, 0o755)):
+            made.chmod(mode)
+        try:
+            partial.rename(final)
+        except OSError:
+            # Another start was faster.
+            shutil.rmtree(partial, ignore_errors=True)
     return final / wheel.name
 
 

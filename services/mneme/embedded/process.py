@@ -244,9 +244,7 @@ def _create_account() -> None:
     while made.returncode != 0 and not _account_exists() and time.monotonic() < deadline:
         # Another start may hold the password file's lock at this moment.
         time.sleep(0.1)
-        made = run_as(
-            None, [program, "--system", "--no-create-home", "--shell", "/usr/sbin/nologin", _ACCOUNT]
-        )
+        made = run_as(None, [program, "--system", "--no-create-home", "--shell", "/usr/sbin/nologin", _ACCOUNT])
     if not _account_exists():
         raise EmbeddedError(f"{message}: {made.stdout.strip()}; run as a normal user instead")
 

