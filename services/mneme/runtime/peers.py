@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from mneme.recall.v1.recall_pb2_grpc import RecallServiceAsyncStub
     from mneme.semantic_cache.v1.semantic_cache_pb2_grpc import SemanticCacheServiceAsyncStub
 
+_SCHEMES = ("dns:", "ipv4:", "ipv6:", "unix:", "xds:")
 _PROPAGATOR = TraceContextTextMapPropagator()
 
 
@@ -201,6 +202,7 @@ class _CallingChannel(grpc.aio.Channel):
         self._service = service
         self._peer = peer
         self._count = channels.metrics.peer_calls.labels(peer)
+        self._finishing: set[asyncio.Task[None]] = set()
 
     def unary_unary(self, method: str, *args: Any, **kwargs: Any) -> Any:
         return self._wrap(method, self._channel.unary_unary(method, *args, **kwargs), self._channels.settings.timeout)
@@ -253,16 +255,21 @@ class _CallingChannel(grpc.aio.Channel):
             )
             self._count.inc()
             if span.is_recording():
-                running.add_done_callback(lambda done: asyncio.ensure_future(_finish(span, done)))
+                running.add_done_callback(lambda done: self._finish(span, done))
             return running
 
         return invoke
+
+    def _finish(self, span: Span, done: grpc.aio.Call) -> None:
+        task = asyncio.ensure_future(_end(span, done))
+        self._finishing.add(task)
+        task.add_done_callback(self._finishing.discard)
 
     def _token(self) -> str:
         return self._channels.tokens.token(self._service, self._peer, call.current().principal)
 
 
-async def _finish(span: Span, done: grpc.aio.Call) -> None:
+async def _end(span: Span, done: grpc.aio.Call) -> None:
     code = await done.code()
     span.set_attribute("rpc.response.status_code", code.name)
     if code is not grpc.StatusCode.OK:
@@ -278,4 +285,4 @@ def _shorter(wanted: float | None) -> float | None:
 
 
 def _target(address: str) -> str:
-    return address if ":///" in address or address.startswith("unix:") else f"dns:///{address}"
+    return address if address.startswith(_SCHEMES) else f"dns:///{address}"

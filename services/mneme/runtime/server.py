@@ -98,6 +98,10 @@ class Server:
         """Returns when every hosted service is SERVING."""
         await self._health.wait_until_serving()
 
+    def is_serving(self, proto_service: str = "") -> bool:
+        """Returns whether a service, or the process, is announced as SERVING."""
+        return self._health.serving(proto_service)
+
     async def stop(self) -> None:
         """Stops without failing a call of clients that check health, by these steps.
 

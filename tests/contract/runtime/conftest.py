@@ -11,7 +11,6 @@ from typing import Any
 import grpc.aio
 import pytest
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from tests.contract.runtime import echo
 
 from mneme.runtime.auth import Authenticator, SuiteKeys
 from mneme.runtime.dev_credentials import DevCredentials, ensure_dev_credentials, mint_dev_token
@@ -20,6 +19,7 @@ from mneme.runtime.metrics import Metrics
 from mneme.runtime.server import Hosted, Server
 from mneme.runtime.telemetry import tracing
 from mneme.settings import AuthSettings, ServerSettings
+from tests.contract.runtime import echo
 
 
 @dataclass

@@ -13,16 +13,26 @@ from typing import Any
 import grpc
 import grpc.aio
 import psycopg
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from google.protobuf import (
+    descriptor_pb2,
+    descriptor_pool,
+    duration_pb2,
+    message_factory,
+    struct_pb2,
+    timestamp_pb2,
+)
 from google.protobuf.message import Message
 from grpc_tools import protoc  # type: ignore[import-untyped]
 
+from mneme.common.v1 import options_pb2
 from mneme.errors.v1 import errors_pb2
 from mneme.runtime import call
 from mneme.runtime.errors import Error
 
 SERVICE = "mneme.echo.v1.EchoService"
 _HERE = Path(__file__).parent
+# `echo.proto` imports these files, so they must be in the pool first.
+_IMPORTED = (duration_pb2.DESCRIPTOR, struct_pb2.DESCRIPTOR, timestamp_pb2.DESCRIPTOR, options_pb2.DESCRIPTOR)
 
 
 @functools.cache

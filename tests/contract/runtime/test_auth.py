@@ -16,14 +16,14 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from jwt.algorithms import OKPAlgorithm
 from pydantic import SecretStr
-from tests.contract.runtime import echo
-from tests.contract.runtime.conftest import Launch, Running, failure
 
 from mneme.runtime.auth import Authenticator, KeySet, ServiceTokens, SuiteKeys, access_of
 from mneme.runtime.call import Principal
 from mneme.runtime.dev_credentials import DevCredentials, ensure_dev_credentials, mint_dev_token
 from mneme.runtime.errors import Error
 from mneme.settings import AuthSettings
+from tests.contract.runtime import echo
+from tests.contract.runtime.conftest import Launch, Running, failure
 
 ANN = Principal(tenant="acme", actor="model:offline", user="ann")
 

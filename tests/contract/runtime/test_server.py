@@ -10,9 +10,6 @@ from typing import Any
 import grpc.aio
 import pytest
 from grpc_health.v1 import health_pb2
-from tests.contract.runtime import echo
-from tests.contract.runtime.conftest import Launch, Running
-from tests.contract.runtime.test_chain import until
 
 from mneme.runtime import peers
 from mneme.runtime.auth import Authenticator, SuiteKeys
@@ -20,6 +17,9 @@ from mneme.runtime.dev_credentials import DevCredentials, mint_dev_token
 from mneme.runtime.metrics import Metrics, MetricsPage
 from mneme.runtime.server import Hosted, PortTakenError, Server, serve
 from mneme.settings import AuthSettings, ServerSettings
+from tests.contract.runtime import echo
+from tests.contract.runtime.conftest import Launch, Running
+from tests.contract.runtime.test_chain import until
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
