@@ -1,0 +1,133 @@
+"""One search: embed the question, collect candidates, rank them, fetch what is left."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from mneme.archival import ranking
+from mneme.archival.embedder import Embedder
+from mneme.archival.ranking import Ranked, Weights
+from mneme.archival.records import Candidate, Embedded, Filter, Passage, WordStatistics
+from mneme.archival.store import knowledge_bases, passages, scopes, search
+from mneme.runtime import call
+from mneme.runtime.db import Connection, Database
+from mneme.runtime.errors import invalid
+
+HYBRID, SEMANTIC, LEXICAL = 1, 2, 3
+
+_CONSIDERED = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """What is asked for."""
+
+    agent_id: str
+    knowledge_base_ids: Sequence[str]
+    knowledge_bases_only: bool
+    text: str
+    embedded: Embedded | None
+    mode: int
+    wanted: Filter
+    limit: int
+    min_score: float
+    strict: bool
+    diversity: float
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a search found."""
+
+    results: list[tuple[Passage, Ranked]]
+    """Best first."""
+    total: int
+    """Passages that match the words, or that were considered by meaning (at most 100 there)."""
+    degraded: bool
+    """True when meaning was asked for and could not be compared."""
+
+
+class Searcher:
+    """Searches the archives of agents and knowledge bases."""
+
+    def __init__(self, database: Database, embedder: Embedder, *, weights: Weights, depth: int) -> None:
+        """Args:
+        database: Where the passages are.
+        embedder: Makes the question's vector when the caller did not.
+        weights: How much each part of a score counts.
+        depth: Candidates that are ranked, by meaning and again by words; at least the limit of any search.
+        """
+        self._database = database
+        self._embedder = embedder
+        self._weights = weights
+        self._depth = depth
+
+    async def search(self, asked: Search) -> Found:
+        """Returns the best passages for a question.
+
+        Raises:
+            Error: INVALID_FIELD without a scope or a query; NOT_FOUND for an unknown knowledge base; what is wrong
+                with a vector that was handed in.
+        """
+        _check(asked)
+        strict = asked.strict and asked.min_score > 0
+        embedded = await self._vector(asked) if asked.mode != LEXICAL or strict else None
+        by_meaning = asked.mode != LEXICAL and embedded is not None
+        tenant = call.tenant()
+        async with self._database.tenant(tenant) as tx:
+            query = search.Query(
+                owners=await _owners(tx, tenant, asked),
+                embedded=embedded,
+                text="" if asked.mode == SEMANTIC and by_meaning else asked.text,
+                wanted=asked.wanted,
+                depth=max(asked.limit, self._depth),
+                with_vectors=asked.diversity > 0,
+            )
+            candidates, statistics = await search.candidates(tx, tenant, query)
+            ranked = self._ranked(asked, candidates, statistics, by_meaning=by_meaning)
+            known = await passages.get_many(tx, tenant, [r.id for r in ranked])
+        total = max(statistics.total, min(statistics.considered, _CONSIDERED) if by_meaning else 0)
+        degraded = embedded is None and (asked.mode != LEXICAL or strict)
+        return Found([(known[r.id], r) for r in ranked], total, degraded)
+
+    async def _vector(self, asked: Search) -> Embedded | None:
+        if asked.embedded is not None:
+            await self._embedder.check("vector", asked.embedded)
+            return asked.embedded
+        return await self._embedder.query(asked.text)
+
+    def _ranked(
+        self, asked: Search, found: list[Candidate], statistics: WordStatistics, *, by_meaning: bool
+    ) -> list[Ranked]:
+        if not by_meaning:
+            ranked = ranking.by_words(found)
+        elif asked.mode == SEMANTIC:
+            ranked = ranking.by_meaning(found)
+        else:
+            ranked = ranking.mixed(found, statistics, now=datetime.now(UTC), weights=self._weights)
+        words_pass = asked.mode != SEMANTIC and not asked.strict
+        ranked = ranking.at_least(ranked, asked.min_score, words_pass=words_pass)
+        if asked.wanted.as_of is None and asked.wanted.recorded_as_of is None:
+            ranked = ranking.successors_first(ranked, found, self._weights)
+        if asked.diversity > 0:
+            return ranking.pushed_apart(ranked, found, diversity=asked.diversity, limit=asked.limit)
+        return ranked[: asked.limit]
+
+
+def _check(asked: Search) -> None:
+    if not asked.agent_id and not asked.knowledge_base_ids:
+        raise invalid("scope", "needs agent_id or at least one of knowledge_base_ids")
+    if not asked.text.strip() and not (asked.mode == SEMANTIC and asked.embedded is not None):
+        raise invalid("query", "must not be empty, unless the mode is SEMANTIC and vector is given")
+
+
+async def _owners(tx: Connection, tenant: str, asked: Search) -> list[str]:
+    owners = [asked.agent_id] if asked.agent_id and not asked.knowledge_bases_only else []
+    if asked.knowledge_base_ids:
+        named = list(dict.fromkeys(asked.knowledge_base_ids))
+        for knowledge_base_id in named:
+            await scopes.require_knowledge_base(tx, tenant, knowledge_base_id)
+        return owners + named
+    return owners + await knowledge_bases.attached(tx, tenant, asked.agent_id)

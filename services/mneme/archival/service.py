@@ -1,0 +1,477 @@
+"""Archival memory over gRPC: requests in, records to the store and back."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from datetime import datetime
+from typing import Any, TypeVar
+
+import grpc.aio
+from google.protobuf.message import Message
+from psycopg.types.json import Jsonb
+
+from mneme.archival import convert, guards
+from mneme.archival.embedder import Embedder
+from mneme.archival.indexer import Indexer, Pace
+from mneme.archival.ranking import Weights
+from mneme.archival.records import Author, Draft, Embedded, Owner, Stored
+from mneme.archival.searching import HYBRID, Search, Searcher
+from mneme.archival.store import audit, knowledge_bases, passages, purge, scopes, search
+from mneme.archival.v1 import archival_pb2 as pb
+from mneme.archival.v1 import archival_pb2_grpc as rpc
+from mneme.archival.writing import Writer, locked, refuse_shared_write
+from mneme.common.v1 import common_pb2
+from mneme.runtime import call, idempotency, ids, migrations, pages, validation
+from mneme.runtime.component import Component, Runtime
+from mneme.runtime.db import Connection
+from mneme.runtime.errors import Error, invalid, not_found
+from mneme.settings import ArchivalSettings
+
+SCHEMA = "archival"
+INGEST_ITEMS = 256
+INGEST_BYTES = 1024 * 1024
+INGEST_ERRORS = 1000
+
+R = TypeVar("R", bound=Message)
+
+
+def build(runtime: Runtime) -> Component:
+    """Returns the archival service."""
+    return Archival(runtime)
+
+
+class Archival:
+    """The service with its background worker."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        settings = runtime.settings.archival
+        embedder = Embedder(runtime.peers, timeout_seconds=settings.embed_timeout)
+        self._database = runtime.database
+        self._indexer = Indexer(runtime.database, embedder, _pace(settings))
+        self._servicer = ArchivalServicer(runtime, embedder, self._indexer)
+
+    def register(self, server: grpc.aio.Server) -> None:
+        """Adds the servicer to the server."""
+        rpc.add_ArchivalServiceServicer_to_server(self._servicer, server)
+
+    async def start(self) -> None:
+        """Starts to index what waits."""
+        self._indexer.start()
+
+    async def drain(self) -> None:
+        """Lets the running batch of the indexer finish."""
+        await self._indexer.drain()
+
+    async def stop(self) -> None:
+        """Ends the indexer."""
+        await self._indexer.stop()
+
+    async def ready(self) -> None:
+        """Returns when the database answers and the schema is new enough."""
+        async with self._database.work() as tx:
+            await migrations.check_schema(tx, SCHEMA)
+
+
+class ArchivalServicer(rpc.ArchivalServiceServicer):
+    """Answers the calls. Each mutating one runs in one transaction together with its replay record."""
+
+    def __init__(self, runtime: Runtime, embedder: Embedder, indexer: Indexer) -> None:
+        settings = runtime.settings.archival
+        self._database = runtime.database
+        self._embedder = embedder
+        self._indexer = indexer
+        self._writer = Writer(runtime.database, embedder)
+        self._searcher = Searcher(runtime.database, embedder, weights=_weights(settings), depth=settings.search_depth)
+
+    async def InsertPassage(self, request: pb.InsertPassageRequest, context: Any) -> pb.InsertPassageResponse:
+        """Stores one passage, findable by words and, where its vector can be made in time, by meaning."""
+        owner = convert.owner(request.owner)
+        [draft] = await self._writer.embedded(owner, [await self._draft(request.passage, request, "vector")])
+
+        async def run(tx: Connection, author: Author) -> pb.InsertPassageResponse:
+            [outcome] = await self._writer.store(tx, author, owner, [draft])
+            if isinstance(outcome, Error):
+                raise outcome
+            if request.supersedes_passage_id:
+                await passages.supersede(
+                    tx,
+                    author,
+                    owner,
+                    passage_id=request.supersedes_passage_id,
+                    successor=outcome.passage_id,
+                    why=request.supersede_reason,
+                    provenance=draft.provenance,
+                )
+            stored = await passages.get(tx, author.tenant, outcome.passage_id)
+            return pb.InsertPassageResponse(passage=convert.passage_message(stored), duplicate=outcome.duplicate)
+
+        response = await self._once(request, pb.InsertPassageResponse, run)
+        self._indexer.wake()
+        return response
+
+    async def InsertPassages(self, request: pb.InsertPassagesRequest, context: Any) -> pb.InsertPassagesResponse:
+        """Stores the good items in one transaction and says of each what became of it."""
+        owner = convert.owner(request.owner)
+        drafts = await self._drafts(request.items)
+        good = await self._writer.embedded(owner, _good(drafts), bulk=len(drafts) > 1)
+
+        async def run(tx: Connection, author: Author) -> pb.InsertPassagesResponse:
+            results = _results(drafts, await self._writer.store(tx, author, owner, good))
+            outcomes = [result.WhichOneof("outcome") for result in results]
+            return pb.InsertPassagesResponse(
+                results=results,
+                inserted_count=outcomes.count("passage_id"),
+                duplicate_count=outcomes.count("duplicate_of"),
+                error_count=outcomes.count("error"),
+            )
+
+        response = await self._once(request, pb.InsertPassagesResponse, run)
+        self._indexer.wake()
+        return response
+
+    async def IngestPassages(
+        self, request_iterator: AsyncIterator[pb.IngestPassagesRequest], context: Any
+    ) -> pb.IngestPassagesResponse:
+        """Stores a stream in batches; while one is stored the stream is not read, which holds the sender back."""
+        requests = aiter(request_iterator)
+        first = await anext(requests, None)
+        if first is None or first.WhichOneof("part") != "start":
+            raise invalid("start", "must come first")
+        owner = convert.owner(first.start.owner, "start.owner")
+        response = pb.IngestPassagesResponse()
+        position, size, items = 0, 0, list[pb.PassageItem]()
+        async for request in requests:
+            if request.WhichOneof("part") != "item":
+                raise invalid("item", "must follow start in every message")
+            items.append(request.item)
+            size += request.item.ByteSize()
+            if len(items) >= INGEST_ITEMS or size >= INGEST_BYTES:
+                await self._ingest(owner, items, position, response)
+                position, size, items = position + len(items), 0, []
+        await self._ingest(owner, items, position, response)
+        return response
+
+    async def GetPassage(self, request: pb.GetPassageRequest, context: Any) -> pb.GetPassageResponse:
+        """Returns one passage that the caller may see."""
+        author = _author()
+        async with self._database.tenant(author.tenant) as tx:
+            found = await passages.get(tx, author.tenant, request.passage_id, user=author.user_id)
+        return pb.GetPassageResponse(passage=convert.passage_message(found))
+
+    async def ListPassages(self, request: pb.ListPassagesRequest, context: Any) -> pb.ListPassagesResponse:
+        """Lists passages of one owner, oldest first."""
+        owner = convert.owner(request.owner)
+        size = pages.page_size(request.page_size, default=50, maximum=500)
+        # A service without a user lists for export and upkeep; a conversation without one only searches.
+        principal = call.current().principal
+        wanted = convert.search_filter(request.filter, all_users=_sees_all() or bool(principal.service))
+        tenant = principal.tenant
+        async with self._database.tenant(tenant) as tx:
+            if owner.knowledge_base_id:
+                await scopes.require_knowledge_base(tx, tenant, owner.knowledge_base_id)
+            found = await passages.page(tx, tenant, owner, wanted, after=_after(request), limit=size + 1)
+        token = pages.encode(request, _cursor(found[size - 1])) if len(found) > size else ""
+        messages = [convert.passage_message(passage) for passage in found[:size]]
+        return pb.ListPassagesResponse(passages=messages, next_page_token=token)
+
+    async def UpdatePassage(self, request: pb.UpdatePassageRequest, context: Any) -> pb.UpdatePassageResponse:
+        """Changes the fields that the mask names; a new text gets a new vector."""
+        change = await self._writer.new_text_embedded(convert.passage_change(request))
+
+        async def run(tx: Connection, author: Author) -> pb.UpdatePassageResponse:
+            stored = await self._writer.change(tx, author, request.passage_id, change)
+            return pb.UpdatePassageResponse(passage=convert.passage_message(stored))
+
+        response = await self._once(request, pb.UpdatePassageResponse, run)
+        self._indexer.wake()
+        return response
+
+    async def DeletePassage(self, request: pb.DeletePassageRequest, context: Any) -> pb.DeletePassageResponse:
+        """Deletes one passage with its versions."""
+
+        async def run(tx: Connection, author: Author) -> pb.DeletePassageResponse:
+            old = await locked(tx, author, request.passage_id)
+            if request.agent_id and old.agent_id != request.agent_id:
+                raise not_found(request.passage_id)
+            await passages.delete(tx, author, old, convert.provenance(request.provenance))
+            return pb.DeletePassageResponse()
+
+        return await self._once(request, pb.DeletePassageResponse, run)
+
+    async def SearchPassages(self, request: pb.SearchPassagesRequest, context: Any) -> pb.SearchPassagesResponse:
+        """Finds passages, best first."""
+        asked = Search(
+            agent_id=request.scope.agent_id,
+            knowledge_base_ids=request.scope.knowledge_base_ids,
+            knowledge_bases_only=request.scope.knowledge_bases_only,
+            text=request.query,
+            embedded=convert.embedded(request.vector) if request.HasField("vector") else None,
+            mode=request.mode or HYBRID,
+            wanted=convert.search_filter(request.filter, all_users=_sees_all()),
+            limit=pages.page_size(request.limit, default=10, maximum=200),
+            min_score=request.min_score,
+            strict=request.strict_min_score,
+            diversity=request.diversity,
+        )
+        found = await self._searcher.search(asked)
+        results = [convert.result_message(p, r, explain=request.explain) for p, r in found.results]
+        return pb.SearchPassagesResponse(results=results, total_count=found.total, degraded=found.degraded)
+
+    async def CreateKnowledgeBase(
+        self, request: pb.CreateKnowledgeBaseRequest, context: Any
+    ) -> pb.CreateKnowledgeBaseResponse:
+        """Creates a knowledge base."""
+        refuse_shared_write("")
+        values = convert.knowledge_base_values(request.knowledge_base)
+
+        async def run(tx: Connection, author: Author) -> pb.CreateKnowledgeBaseResponse:
+            made = await knowledge_bases.create(
+                tx,
+                author.tenant,
+                knowledge_base_id=ids.new("kb"),
+                display_name=values["display_name"],
+                description=values["description"],
+                metadata=values["metadata_"],
+            )
+            return pb.CreateKnowledgeBaseResponse(knowledge_base=convert.knowledge_base_message(made))
+
+        return await self._once(request, pb.CreateKnowledgeBaseResponse, run)
+
+    async def GetKnowledgeBase(self, request: pb.GetKnowledgeBaseRequest, context: Any) -> pb.GetKnowledgeBaseResponse:
+        """Returns one knowledge base and the agents that search it."""
+        tenant, id_ = call.tenant(), request.knowledge_base_id
+        async with self._database.tenant(tenant) as tx:
+            found = await knowledge_bases.get(tx, tenant, id_)
+            agents = await knowledge_bases.agents(tx, tenant, id_)
+        return pb.GetKnowledgeBaseResponse(knowledge_base=convert.knowledge_base_message(found), agent_ids=agents)
+
+    async def ListKnowledgeBases(
+        self, request: pb.ListKnowledgeBasesRequest, context: Any
+    ) -> pb.ListKnowledgeBasesResponse:
+        """Lists knowledge bases, oldest first."""
+        size = pages.page_size(request.page_size, default=50, maximum=500)
+        tenant = call.tenant()
+        async with self._database.tenant(tenant) as tx:
+            found = await knowledge_bases.page(
+                tx, tenant, agent_id=request.agent_id, after=_after(request), limit=size + 1
+            )
+        token = pages.encode(request, _cursor(found[size - 1])) if len(found) > size else ""
+        messages = [convert.knowledge_base_message(one) for one in found[:size]]
+        return pb.ListKnowledgeBasesResponse(knowledge_bases=messages, next_page_token=token)
+
+    async def UpdateKnowledgeBase(
+        self, request: pb.UpdateKnowledgeBaseRequest, context: Any
+    ) -> pb.UpdateKnowledgeBaseResponse:
+        """Changes the fields that the mask names."""
+        refuse_shared_write("")
+        values = convert.knowledge_base_values(request.knowledge_base, request.update_mask)
+        if "metadata_" in values:
+            values["metadata_"] = Jsonb(values["metadata_"])
+
+        async def run(tx: Connection, author: Author) -> pb.UpdateKnowledgeBaseResponse:
+            changed = await knowledge_bases.change(tx, author.tenant, request.knowledge_base_id, values)
+            return pb.UpdateKnowledgeBaseResponse(knowledge_base=convert.knowledge_base_message(changed))
+
+        return await self._once(request, pb.UpdateKnowledgeBaseResponse, run)
+
+    async def DeleteKnowledgeBase(
+        self, request: pb.DeleteKnowledgeBaseRequest, context: Any
+    ) -> pb.DeleteKnowledgeBaseResponse:
+        """Deletes a knowledge base with its passages; later inserts into it are refused."""
+        refuse_shared_write("")
+
+        async def run(tx: Connection, author: Author) -> pb.DeleteKnowledgeBaseResponse:
+            await knowledge_bases.delete(tx, author, request.knowledge_base_id)
+            return pb.DeleteKnowledgeBaseResponse()
+
+        return await self._once(request, pb.DeleteKnowledgeBaseResponse, run)
+
+    async def AttachKnowledgeBase(
+        self, request: pb.AttachKnowledgeBaseRequest, context: Any
+    ) -> pb.AttachKnowledgeBaseResponse:
+        """Lets an agent search a knowledge base."""
+        refuse_shared_write("")
+        agent_id, id_ = request.agent_id, request.knowledge_base_id
+
+        async def run(tx: Connection, author: Author) -> pb.AttachKnowledgeBaseResponse:
+            # The agent's scope is what its purge locks: an attachment does not outlive the agent.
+            await scopes.lock(tx, author.tenant, agent_id)
+            await scopes.refuse_deleted(tx, author.tenant, owners=[Owner(agent_id=agent_id)])
+            await knowledge_bases.attach(tx, author, agent_id=agent_id, knowledge_base_id=id_)
+            return pb.AttachKnowledgeBaseResponse()
+
+        return await self._once(request, pb.AttachKnowledgeBaseResponse, run)
+
+    async def DetachKnowledgeBase(
+        self, request: pb.DetachKnowledgeBaseRequest, context: Any
+    ) -> pb.DetachKnowledgeBaseResponse:
+        """Ends an agent's access to a knowledge base."""
+        refuse_shared_write("")
+        agent_id, id_ = request.agent_id, request.knowledge_base_id
+
+        async def run(tx: Connection, author: Author) -> pb.DetachKnowledgeBaseResponse:
+            await knowledge_bases.detach(tx, author, agent_id=agent_id, knowledge_base_id=id_)
+            return pb.DetachKnowledgeBaseResponse()
+
+        return await self._once(request, pb.DetachKnowledgeBaseResponse, run)
+
+    async def GetRevisions(self, request: pb.GetRevisionsRequest, context: Any) -> pb.GetRevisionsResponse:
+        """Returns the revisions of everything an agent searches."""
+        tenant, agent_id = call.tenant(), request.agent_id
+        async with self._database.tenant(tenant) as tx:
+            attached = await knowledge_bases.attached(tx, tenant, agent_id)
+            known = await scopes.revisions(tx, tenant, agent_id, attached)
+        own = common_pb2.Revision(scope=f"{agent_id} passages", revision=known[agent_id])
+        shared = [common_pb2.Revision(scope=id_, revision=known[id_]) for id_ in sorted(attached)]
+        return pb.GetRevisionsResponse(revisions=[own, *shared])
+
+    async def CheckUnchanged(self, request: pb.CheckUnchangedRequest, context: Any) -> pb.CheckUnchangedResponse:
+        """Compares what was written since a revision with the question; in doubt the answer changed."""
+        embedded = convert.embedded(request.vector) if request.HasField("vector") else None
+        if embedded is not None:
+            await self._embedder.check("vector", embedded)
+        tenant, id_ = call.tenant(), request.knowledge_base_id
+        async with self._database.tenant(tenant) as tx:
+            await scopes.require_knowledge_base(tx, tenant, id_)
+            unchanged, revision = await search.unchanged(
+                tx,
+                tenant,
+                id_,
+                since=request.since_revision,
+                passage_ids=request.passage_ids,
+                embedded=embedded,
+                kth_score=request.kth_score,
+            )
+        return pb.CheckUnchangedResponse(unchanged=unchanged, revision=revision)
+
+    async def ListMemoryChanges(
+        self, request: pb.ListMemoryChangesRequest, context: Any
+    ) -> pb.ListMemoryChangesResponse:
+        """Lists the audit, oldest first."""
+        size = pages.page_size(request.page_size, default=100, maximum=1000)
+        wanted = convert.change_filter(request)
+        cursor = pages.decode(request)
+        tenant = call.tenant()
+        async with self._database.tenant(tenant) as tx:
+            found = await audit.page(tx, tenant, wanted, after=int(cursor[0]) if cursor else 0, limit=size + 1)
+        token = pages.encode(request, [found[size - 1].sequence]) if len(found) > size else ""
+        messages = [convert.change_message(change) for change in found[:size]]
+        return pb.ListMemoryChangesResponse(changes=messages, next_page_token=token)
+
+    async def PurgeData(self, request: pb.PurgeDataRequest, context: Any) -> pb.PurgeDataResponse:
+        """Removes everything of a subject after its tombstone, and counts again."""
+        subject = request.subject.WhichOneof("subject")
+        if subject is None or not getattr(request.subject, subject):
+            raise invalid("subject", "needs agent_id, user_id or conversation_id")
+        work = {"agent_id": purge.agent, "user_id": purge.user, "conversation_id": purge.conversation}[subject]
+
+        async def run(tx: Connection, author: Author) -> pb.PurgeDataResponse:
+            counts = await work(tx, author.tenant, getattr(request.subject, subject), request.operation_id)
+            return pb.PurgeDataResponse(counts=[convert.purge_message(count) for count in counts])
+
+        return await self._once(request, pb.PurgeDataResponse, run)
+
+    async def _once(
+        self,
+        request: idempotency.MutatingRequest,
+        response_type: type[R],
+        run: Callable[[Connection, Author], Awaitable[R]],
+    ) -> R:
+        author = _author()
+        async with self._database.tenant(author.tenant) as tx:
+            return await idempotency.once(tx, SCHEMA, request, response_type, lambda: run(tx, author))
+
+    async def _draft(self, passage: pb.Passage, holder: pb.InsertPassageRequest | pb.PassageItem, field: str) -> Draft:
+        vector: Embedded | None = None
+        if holder.HasField("vector"):
+            vector = convert.embedded(holder.vector)
+            await self._embedder.check(field, vector)
+        draft = convert.draft(passage, vector)
+        guards.check_draft(draft)
+        return draft
+
+    async def _drafts(self, items: Sequence[pb.PassageItem]) -> list[Draft | Error]:
+        drafts: list[Draft | Error] = []
+        for item in items:
+            try:
+                validation.check(item)
+                drafts.append(await self._draft(item.passage, item, "vector"))
+            except Error as error:
+                drafts.append(error)
+        return drafts
+
+    async def _ingest(
+        self, owner: Owner, items: Sequence[pb.PassageItem], position: int, response: pb.IngestPassagesResponse
+    ) -> None:
+        drafts = await self._drafts(items)
+        good = await self._writer.embedded(owner, _good(drafts), bulk=True)
+        author = _author()
+        async with self._database.tenant(author.tenant) as tx:
+            outcomes = await self._writer.store(tx, author, owner, good)
+        for result in _results(drafts, outcomes, position):
+            outcome = result.WhichOneof("outcome")
+            response.inserted_count += outcome == "passage_id"
+            response.duplicate_count += outcome == "duplicate_of"
+            response.error_count += outcome == "error"
+            if outcome == "error" and len(response.errors) < INGEST_ERRORS:
+                response.errors.append(result)
+        self._indexer.wake()
+
+
+def _pace(settings: ArchivalSettings) -> Pace:
+    return Pace(
+        poll=settings.index_poll,
+        longest_pause=settings.index_longest_pause,
+        lease=settings.index_lease,
+        batch=settings.index_batch,
+        attempts=settings.index_attempts,
+    )
+
+
+def _weights(settings: ArchivalSettings) -> Weights:
+    return Weights(
+        words=settings.words_weight,
+        recency=settings.recency_weight,
+        recency_days=settings.recency_days,
+        importance=settings.importance_weight,
+    )
+
+
+def _author() -> Author:
+    principal = call.current().principal
+    return Author(principal.tenant, principal.actor, principal.user, call.trace_id())
+
+
+def _sees_all() -> bool:
+    principal = call.current().principal
+    return not principal.service and not principal.user and "admin" in principal.scopes
+
+
+def _good(drafts: Sequence[Draft | Error]) -> list[Draft]:
+    return [draft for draft in drafts if isinstance(draft, Draft)]
+
+
+def _results(
+    drafts: Sequence[Draft | Error], outcomes: Sequence[Stored | Error], position: int = 0
+) -> list[pb.ItemResult]:
+    """Returns a result an item; `outcomes` has one for each good draft."""
+    stored = iter(outcomes)
+    results = []
+    for index, draft in enumerate(drafts, start=position):
+        outcome = draft if isinstance(draft, Error) else next(stored)
+        if isinstance(outcome, Error):
+            results.append(pb.ItemResult(index=index, error=convert.failure_message(outcome)))
+        elif outcome.duplicate:
+            results.append(pb.ItemResult(index=index, duplicate_of=outcome.passage_id))
+        else:
+            results.append(pb.ItemResult(index=index, passage_id=outcome.passage_id))
+    return results
+
+
+def _cursor(last: Any) -> list[str | int]:
+    return [last.created_at.isoformat(), last.id]
+
+
+def _after(request: Message) -> tuple[datetime, str] | None:
+    cursor = pages.decode(request)
+    return None if cursor is None else (datetime.fromisoformat(str(cursor[0])), str(cursor[1]))

@@ -1,0 +1,394 @@
+"""Passages: stored, read, changed, superseded, deleted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from datetime import datetime
+from typing import Any
+
+from pgvector import HalfVector
+from psycopg.types.json import Jsonb
+
+from mneme.archival.records import Author, Draft, Filter, Owner, Passage, Provenance, Stored
+from mneme.archival.store import audit, conditions, scopes
+from mneme.common.v1 import common_pb2
+from mneme.errors.v1 import errors_pb2
+from mneme.runtime import lexical
+from mneme.runtime.db import Connection
+from mneme.runtime.errors import Error, not_found
+
+PENDING, INDEXED, FAILED = 1, 2, 3
+
+_COLUMNS = ", ".join(f"p.{field.name}" for field in fields(Passage))
+
+# A batch travels as one JSON document, its vectors beside it in binary form. Times in a scope grow strictly, as the
+# clock is read under the scope's lock: pages by (created_at, id) miss nothing that is written meanwhile.
+_INSERT = f"""
+WITH item AS (
+    SELECT i.*, v.vector
+    FROM jsonb_to_recordset(%(items)s) AS i(
+        position int, id text, user_id text, text text, sha256 text, kind smallint, importance real, tags text[],
+        metadata jsonb, valid_from timestamptz, valid_to timestamptz, quarantined boolean, reason text,
+        source_message_ids text[], trust_level smallint, from_recall boolean, step_id text, document_id text,
+        document_start bigint, document_end bigint, space text)
+    LEFT JOIN unnest(%(positions)s::int[], %(vectors)b::halfvec[]) AS v(position, vector) USING (position)
+), counted AS (
+    UPDATE archival.scope SET revision = revision + 1, passage_count = passage_count + (SELECT count(*) FROM item)
+    WHERE tenant_id = %(tenant)s AND owner_id = %(owner)s
+    RETURNING revision
+), added AS (
+    INSERT INTO archival.agent_passages (
+        tenant_id, id, agent_id, knowledge_base_id, owner_id, user_id, text, embedding, embedding_config, metadata_,
+        kind, importance, tags, valid_from, valid_to, superseded_by, superseded_reason, quarantined, reason,
+        source_message_ids, trust_level, from_recall, step_id, document_id, document_start, document_end,
+        content_sha256, index_state, index_error, version, revision, created_at, updated_at)
+    SELECT
+        %(tenant)s, id, nullif(%(agent)s, ''), nullif(%(knowledge_base)s, ''), %(owner)s, user_id, text, vector,
+        CASE WHEN vector IS NULL THEN NULL ELSE space END, metadata, kind, importance, tags, valid_from, valid_to, '',
+        '', quarantined, reason, source_message_ids, trust_level, from_recall, step_id, document_id, document_start,
+        document_end, decode(sha256, 'hex'), CASE WHEN vector IS NULL THEN 1 ELSE 2 END, '', 1, counted.revision,
+        statement_timestamp() + position * interval '1 microsecond',
+        statement_timestamp() + position * interval '1 microsecond'
+    FROM item, counted
+), queued AS (
+    INSERT INTO archival.index_queue (tenant_id, passage_id, owner_id, attempts, due_time)
+    SELECT %(tenant)s, id, %(owner)s, 0, now() FROM item WHERE vector IS NULL
+)
+{audit.INSERT}
+SELECT
+    %(tenant)s, statement_timestamp(), %(actor)s, user_id, CASE WHEN quarantined THEN 8 ELSE 1 END, id, %(agent)s,
+    %(knowledge_base)s, 0, 1, '', sha256, 0, char_length(text), reason, source_message_ids, trust_level, from_recall,
+    step_id, %(trace)s
+FROM item ORDER BY position
+"""  # noqa: S608
+
+_SAME_TEXT = """
+SELECT id, user_id, encode(content_sha256, 'hex') AS sha256
+FROM archival.agent_passages
+WHERE tenant_id = %(tenant)s AND owner_id = %(owner)s AND superseded_by = '' AND (user_id, content_sha256) IN (
+    SELECT u, decode(h, 'hex') FROM unnest(%(users)s::text[], %(hashes)s::text[]) AS wanted(u, h))
+"""
+
+_SAME_ID = """
+SELECT id, owner_id, user_id, encode(content_sha256, 'hex') AS sha256
+FROM archival.agent_passages WHERE tenant_id = %(tenant)s AND id = ANY(%(ids)s)
+"""
+
+_GET = f"""
+SELECT {_COLUMNS} FROM archival.agent_passages p
+WHERE p.tenant_id = %(tenant)s AND p.id = %(id)s AND {conditions.VISIBLE}
+"""  # noqa: S608
+
+_GET_MANY = f"SELECT {_COLUMNS} FROM archival.agent_passages p WHERE p.tenant_id = %(tenant)s AND p.id = ANY(%(ids)s)"  # noqa: S608
+
+_KEEP_VERSION = """
+INSERT INTO archival.passage_version (
+    tenant_id, passage_id, version, owner_id, user_id, text, content_sha256, attributes, recorded_from, recorded_to)
+SELECT tenant_id, id, version, owner_id, user_id, text, content_sha256,
+    jsonb_build_object(
+        'kind', kind, 'importance', importance, 'tags', tags, 'metadata', metadata_, 'valid_from', valid_from,
+        'valid_to', valid_to, 'superseded_by', superseded_by, 'superseded_reason', superseded_reason,
+        'quarantined', quarantined, 'reason', reason, 'source_message_ids', source_message_ids,
+        'trust_level', trust_level, 'from_recall', from_recall, 'step_id', step_id),
+    updated_at, statement_timestamp()
+FROM archival.agent_passages WHERE tenant_id = %(tenant)s AND id = %(id)s
+"""
+
+_SUPERSEDE = """
+UPDATE archival.agent_passages old SET
+    superseded_by = %(successor)s, superseded_reason = %(why)s, superseded_at = statement_timestamp(),
+    valid_to = greatest(old.valid_from, least(old.valid_to, coalesce(
+        (SELECT valid_from FROM archival.agent_passages WHERE tenant_id = %(tenant)s AND id = %(successor)s),
+        statement_timestamp()))),
+    version = old.version + 1, revision = %(revision)s, updated_at = statement_timestamp()
+WHERE old.tenant_id = %(tenant)s AND old.id = %(id)s
+"""
+
+_DELETE = f"""
+WITH gone AS (
+    DELETE FROM archival.agent_passages WHERE tenant_id = %(tenant)s AND id = %(id)s RETURNING *
+), versions AS (
+    DELETE FROM archival.passage_version WHERE tenant_id = %(tenant)s AND passage_id = %(id)s
+), queued AS (
+    DELETE FROM archival.index_queue WHERE tenant_id = %(tenant)s AND passage_id = %(id)s
+)
+{audit.INSERT}
+SELECT tenant_id, statement_timestamp(), %(actor)s, user_id, 3, id, coalesce(agent_id, ''),
+    coalesce(knowledge_base_id, ''), version, 0, encode(content_sha256, 'hex'), '', char_length(text), 0, %(reason)s,
+    %(source_message_ids)s, %(trust_level)s, %(from_recall)s, %(step_id)s, %(trace)s
+FROM gone
+"""  # noqa: S608
+
+_ENQUEUE = """
+INSERT INTO archival.index_queue (tenant_id, passage_id, owner_id, attempts, due_time)
+VALUES (%(tenant)s, %(id)s, %(owner)s, 0, now())
+ON CONFLICT (tenant_id, passage_id) DO UPDATE SET attempts = 0, due_time = now()
+"""
+
+_CHANGEABLE = (
+    "text",
+    "kind",
+    "importance",
+    "tags",
+    "metadata_",
+    "valid_from",
+    "valid_to",
+    "quarantined",
+    "reason",
+    "source_message_ids",
+    "trust_level",
+    "from_recall",
+    "step_id",
+    "content_sha256",
+    "embedding",
+    "embedding_config",
+    "index_state",
+    "index_error",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What a write does with its drafts, once their scope is locked."""
+
+    outcomes: list[Stored | Error]
+    """An outcome a draft, in their order."""
+    new: list[Draft]
+    """Drafts that are neither duplicates nor refused."""
+
+
+async def known_hashes(
+    tx: Connection, tenant: str, owner: Owner, keys: Sequence[tuple[str, bytes]]
+) -> set[tuple[str, bytes]]:
+    """Returns those of the (user, hash) pairs that the owner holds already; they need no embedding."""
+    return set(await _same_text(tx, tenant, owner, keys))
+
+
+async def sort_out(tx: Connection, tenant: str, owner: Owner, drafts: Sequence[Draft]) -> Batch:
+    """Finds the drafts whose text is stored already or occurs earlier in the batch. The scope must be locked."""
+    texts = await _same_text(tx, tenant, owner, [(draft.user_id, draft.sha256) for draft in drafts])
+    ids = await _same_id(tx, tenant, [draft.passage_id for draft in drafts])
+    batch = Batch([], [])
+    for draft in drafts:
+        key = (draft.user_id, draft.sha256)
+        taken = ids.get(draft.passage_id)
+        if taken is not None and taken != (owner.id, *key):
+            batch.outcomes.append(_taken(draft.passage_id))
+        elif taken is not None:
+            batch.outcomes.append(Stored(draft.passage_id, duplicate=True))
+        elif key in texts:
+            batch.outcomes.append(Stored(texts[key], duplicate=True))
+        else:
+            texts[key] = draft.passage_id
+            ids[draft.passage_id] = (owner.id, *key)
+            batch.outcomes.append(Stored(draft.passage_id, duplicate=False))
+            batch.new.append(draft)
+    return batch
+
+
+async def insert(
+    tx: Connection, author: Author, owner: Owner, drafts: Sequence[Draft], documents: Sequence[lexical.Document]
+) -> None:
+    """Stores drafts that `sort_out` found new: passages, audit and work queue in one statement, and their words.
+
+    Args:
+        tx: The tenant transaction, which holds the scope.
+        author: Who writes.
+        owner: Who shall own them.
+        drafts: At least one; none of them is there already.
+        documents: Their words, for search.
+    """
+    vectors = [(position, draft.embedded) for position, draft in enumerate(drafts) if draft.embedded]
+    await tx.execute(
+        _INSERT,
+        {
+            **audit.author_parameters(author),
+            "owner": owner.id,
+            "agent": owner.agent_id,
+            "knowledge_base": owner.knowledge_base_id,
+            "items": Jsonb([_item(position, draft) for position, draft in enumerate(drafts)]),
+            "positions": [position for position, _ in vectors],
+            "vectors": [HalfVector(embedded.values) for _, embedded in vectors],
+        },
+    )
+    await lexical.index(tx, "archival", documents)
+
+
+async def get(tx: Connection, tenant: str, passage_id: str, *, user: str = "", lock: bool = False) -> Passage:
+    """Returns a passage.
+
+    Args:
+        tx: The tenant transaction.
+        tenant: Its tenant.
+        passage_id: Which passage.
+        user: Sees only passages of this user and of all users; empty sees every one.
+        lock: Holds the row until the end of the transaction.
+
+    Raises:
+        Error: NOT_FOUND.
+    """
+    statement = _GET + ("FOR UPDATE" if lock else "")
+    row = await (await tx.execute(statement, {"tenant": tenant, "id": passage_id, "user_id": user})).fetchone()
+    if row is None:
+        raise not_found(passage_id)
+    return Passage(**row)
+
+
+async def get_many(tx: Connection, tenant: str, ids: Sequence[str]) -> dict[str, Passage]:
+    """Returns passages by id; unknown ids are left out."""
+    found = await tx.execute(_GET_MANY, {"tenant": tenant, "ids": list(ids)})
+    return {row["id"]: Passage(**row) for row in await found.fetchall()}
+
+
+async def page(
+    tx: Connection, tenant: str, owner: Owner, wanted: Filter, *, after: tuple[datetime, str] | None, limit: int
+) -> list[Passage]:
+    """Returns passages of an owner in the order of their creation, from behind `after`, at most `limit`."""
+    condition, values = conditions.where(wanted)
+    if after is not None:
+        condition += " AND (p.created_at, p.id) > (%(after_time)s, %(after_id)s)"
+        values |= {"after_time": after[0], "after_id": after[1]}
+    statement = (
+        f"SELECT {_COLUMNS} FROM archival.agent_passages p"  # noqa: S608
+        f" WHERE p.tenant_id = %(tenant)s AND p.owner_id = %(owner)s{condition}"
+        " ORDER BY p.created_at, p.id LIMIT %(limit)s"
+    )
+    found = await tx.execute(statement, {**values, "tenant": tenant, "owner": owner.id, "limit": limit})
+    return [Passage(**row) for row in await found.fetchall()]
+
+
+async def supersede(
+    tx: Connection, author: Author, owner: Owner, *, passage_id: str, successor: str, why: str, provenance: Provenance
+) -> None:
+    """Ends the truth of a passage and names its successor; it stays findable for the past. The scope must be locked.
+
+    Raises:
+        Error: NOT_FOUND in this owner; INVALID_STATE when another passage replaced it already.
+    """
+    old = await get(tx, author.tenant, passage_id, user=author.user_id, lock=True)
+    if old.owner != owner:
+        raise not_found(passage_id)
+    if successor in (passage_id, old.superseded_by):
+        return
+    if old.superseded_by:
+        raise Error(
+            errors_pb2.REASON_INVALID_STATE,
+            f"{passage_id} was replaced by {old.superseded_by} already",
+            metadata={"resource": passage_id, "state": "SUPERSEDED", "superseded_by": old.superseded_by},
+        )
+    revision = await scopes.bump(tx, author.tenant, owner.id)
+    key = {"tenant": author.tenant, "id": passage_id}
+    await tx.execute(_KEEP_VERSION, key)
+    await tx.execute(_SUPERSEDE, {**key, "successor": successor, "why": why, "revision": revision})
+    kind = common_pb2.MEMORY_CHANGE_KIND_SUPERSEDED
+    await audit.append(tx, author, _entry(kind, old, old.version + 1, old.content_sha256, old.text, provenance))
+
+
+async def change(
+    tx: Connection, author: Author, old: Passage, values: Mapping[str, Any], provenance: Provenance
+) -> Passage:
+    """Writes new values to a passage whose scope and row are locked, keeps the version before, and returns the result.
+
+    Args:
+        tx: The tenant transaction.
+        author: Who writes.
+        old: The passage as it stands.
+        values: New values by column.
+        provenance: Why, for the audit.
+
+    Raises:
+        psycopg.errors.UniqueViolation: Another passage of the owner has the new text.
+    """
+    assert set(values) <= set(_CHANGEABLE)
+    tenant = author.tenant
+    revision = await scopes.bump(tx, tenant, old.owner.id)
+    key = {"tenant": tenant, "id": old.id, "owner": old.owner.id}
+    await tx.execute(_KEEP_VERSION, key)
+    assignments = "".join(f"{column} = %({column})s, " for column in values)
+    await tx.execute(
+        f"UPDATE archival.agent_passages SET {assignments} version = version + 1, revision = %(new_revision)s,"  # noqa: S608
+        " updated_at = statement_timestamp() WHERE tenant_id = %(tenant)s AND id = %(id)s",
+        {**values, **key, "new_revision": revision},
+    )
+    if values.get("index_state") == PENDING:
+        await tx.execute(_ENQUEUE, key)
+    new = await get(tx, tenant, old.id)
+    put_aside = new.quarantined and not old.quarantined
+    kind = common_pb2.MEMORY_CHANGE_KIND_QUARANTINED if put_aside else common_pb2.MEMORY_CHANGE_KIND_UPDATED
+    await audit.append(tx, author, _entry(kind, old, new.version, new.content_sha256, new.text, provenance))
+    return new
+
+
+async def delete(tx: Connection, author: Author, old: Passage, provenance: Provenance) -> None:
+    """Removes a passage whose scope and row are locked, with its versions and its words."""
+    tenant, owner_id = author.tenant, old.owner.id
+    await scopes.bump(tx, tenant, owner_id, added=-1)
+    await lexical.remove(tx, "archival", scope=owner_id, document_ids=[old.id])
+    await tx.execute(
+        _DELETE,
+        {**audit.author_parameters(author), **audit.provenance_parameters(provenance), "id": old.id},
+    )
+
+
+async def _same_text(
+    tx: Connection, tenant: str, owner: Owner, keys: Sequence[tuple[str, bytes]]
+) -> dict[tuple[str, bytes], str]:
+    users, hashes = [user for user, _ in keys], [sha256.hex() for _, sha256 in keys]
+    found = await tx.execute(_SAME_TEXT, {"tenant": tenant, "owner": owner.id, "users": users, "hashes": hashes})
+    return {(row["user_id"], bytes.fromhex(row["sha256"])): row["id"] for row in await found.fetchall()}
+
+
+async def _same_id(tx: Connection, tenant: str, ids: Sequence[str]) -> dict[str, tuple[str, str, bytes]]:
+    found = await tx.execute(_SAME_ID, {"tenant": tenant, "ids": list(ids)})
+    return {
+        row["id"]: (row["owner_id"], row["user_id"], bytes.fromhex(row["sha256"])) for row in await found.fetchall()
+    }
+
+
+def _taken(passage_id: str) -> Error:
+    return Error(
+        errors_pb2.REASON_ALREADY_EXISTS,
+        f"{passage_id} exists already, with another text or owner",
+        metadata={"resource": passage_id},
+    )
+
+
+def _item(position: int, draft: Draft) -> dict[str, Any]:
+    return {
+        "position": position,
+        "id": draft.passage_id,
+        "user_id": draft.user_id,
+        "text": draft.text,
+        "sha256": draft.sha256.hex(),
+        "kind": draft.kind,
+        "importance": draft.importance,
+        "tags": draft.tags,
+        "metadata": draft.metadata,
+        "valid_from": draft.valid_from and draft.valid_from.isoformat(),
+        "valid_to": draft.valid_to and draft.valid_to.isoformat(),
+        "quarantined": draft.quarantined,
+        **audit.provenance_parameters(draft.provenance),
+        "document_id": draft.document_id,
+        "document_start": draft.document_start,
+        "document_end": draft.document_end,
+        "space": draft.embedded.space_id if draft.embedded else None,
+    }
+
+
+def _entry(
+    kind: int, old: Passage, new_version: int, new_sha256: bytes, new_text: str, provenance: Provenance
+) -> audit.Entry:
+    return audit.Entry(
+        kind=kind,
+        resource_id=old.id,
+        owner=old.owner,
+        user_id=old.user_id,
+        provenance=provenance,
+        old_version=old.version,
+        new_version=new_version,
+        old_sha256=old.content_sha256.hex(),
+        new_sha256=new_sha256.hex(),
+        old_chars=len(old.text),
+        new_chars=len(new_text),
+    )

@@ -1,0 +1,166 @@
+"""Finds candidates for a search, and says whether writes could change an answer. Ranking is not done here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pgvector import HalfVector
+
+from mneme.archival.records import Candidate, Embedded, Filter, WordStatistics
+from mneme.archival.store import conditions
+from mneme.runtime import lexical
+from mneme.runtime.db import Connection
+
+# The vectors of a scope are compared one by one: exact, and never fewer results than asked for. The space is compared
+# first, as vectors of different lengths cannot be.
+_MEANING = """
+    SELECT p.id FROM archival.agent_passages p
+    WHERE p.tenant_id = %(tenant)s AND p.owner_id = ANY(%(owners)s) AND p.embedding_config = %(space)s{where}
+    ORDER BY p.embedding <=> %(vector)s, p.id LIMIT %(depth)s
+"""
+
+_WORDS = """
+    SELECT p.id, count(*) OVER () AS total FROM lexical_match m
+    JOIN archival.agent_passages p
+        ON p.tenant_id = %(tenant)s AND p.id = m.document_id AND p.owner_id = m.scope
+    WHERE p.owner_id = ANY(%(owners)s){where}
+    ORDER BY m.bm25 DESC, p.id LIMIT %(depth)s
+"""
+
+_NONE = "SELECT NULL::text AS id, 0::bigint AS total WHERE false"
+
+_COSINE = "CASE WHEN p.embedding_config = %(space)s THEN 1 - (p.embedding <=> %(vector)s) END"
+
+_CANDIDATES = """
+SELECT p.id, p.created_at, p.importance, p.superseded_by, {cosine} AS cosine, m.bm25,
+    {vector} AS vector,
+    (SELECT max(total) FROM words) AS total,
+    (SELECT count(*) FROM meaning) AS considered
+FROM (SELECT id FROM meaning UNION SELECT id FROM words) c
+JOIN archival.agent_passages p ON p.tenant_id = %(tenant)s AND p.id = c.id
+LEFT JOIN lexical_match m ON m.document_id = p.id AND m.scope = p.owner_id
+"""
+
+# What the query's words could weigh at most: a word that occurs in no document counts like the rarest there could be.
+_BEST_POSSIBLE = """
+SELECT
+    coalesce((SELECT sum(idf) FROM lexical_asked), 0)
+    + (cardinality(%(lexical_terms)s::text[]) - (SELECT count(DISTINCT term) FROM lexical_asked))
+    * coalesce((SELECT ln(1 + (max(document_count) + 0.5) / 0.5) FROM archival.lexical_scope
+        WHERE tenant_id = %(tenant)s AND scope = ANY(%(lexical_scopes)s)), 0) AS best
+"""
+
+_CHANGED = """
+SELECT s.revision, s.revision > %(since)s AND (
+    (SELECT count(*) FROM archival.agent_passages p
+        WHERE p.tenant_id = %(tenant)s AND p.owner_id = %(owner)s AND p.id = ANY(%(ids)s)
+            AND p.revision <= %(since)s) < cardinality(%(ids)s::text[])
+    OR EXISTS (SELECT FROM archival.agent_passages p
+        WHERE p.tenant_id = %(tenant)s AND p.owner_id = %(owner)s AND p.revision > %(since)s
+            AND NOT p.quarantined AND (p.valid_to IS NULL OR p.valid_to > now())
+            AND {closer})) AS changed
+FROM (SELECT coalesce((SELECT revision FROM archival.scope
+    WHERE tenant_id = %(tenant)s AND owner_id = %(owner)s), 0) AS revision) s
+"""
+
+# A passage that still waits for its vector could be anything.
+_CLOSER = f"coalesce({_COSINE} >= %(kth_score)s, true)"
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """What a search asks for."""
+
+    owners: Sequence[str]
+    """Scopes to look in."""
+    embedded: Embedded | None
+    """Vector to compare with; None compares none."""
+    text: str
+    """Words to look for; empty looks for none."""
+    wanted: Filter
+    depth: int
+    """Candidates by meaning, and again by words."""
+    with_vectors: bool = False
+
+
+async def candidates(tx: Connection, tenant: str, query: Query) -> tuple[list[Candidate], WordStatistics]:
+    """Returns the best by meaning and the best by words, each with both scores where both can be told, unordered."""
+    where, values = conditions.where(query.wanted)
+    words = lexical.bm25_parameters(scopes=query.owners, text=query.text)
+    values |= {**words, "tenant": tenant, "owners": list(query.owners), "depth": query.depth}
+    if query.embedded is not None:
+        values |= {"space": query.embedded.space_id, "vector": HalfVector(query.embedded.values)}
+    by_meaning = query.embedded is not None
+    statement = ", ".join(
+        (
+            f"WITH {lexical.bm25_cte('archival')}",
+            f"meaning AS MATERIALIZED ({_MEANING.format(where=where) if by_meaning else _NONE})",
+            f"words AS MATERIALIZED ({_WORDS.format(where=where) if query.text else _NONE})",
+        )
+    ) + _CANDIDATES.format(
+        cosine=_COSINE if by_meaning else "NULL::double precision",
+        vector="p.embedding" if query.with_vectors and by_meaning else "NULL::halfvec",
+    )
+    rows = await (await tx.execute(statement, values)).fetchall()
+    if not rows:
+        return [], WordStatistics()
+    best = await _best_possible(tx, tenant, words) if query.text and by_meaning else 0.0
+    statistics = WordStatistics(rows[0]["total"] or 0, rows[0]["considered"], best)
+    return [_candidate(row) for row in rows], statistics
+
+
+async def unchanged(
+    tx: Connection,
+    tenant: str,
+    knowledge_base_id: str,
+    *,
+    since: int,
+    passage_ids: Sequence[str],
+    embedded: Embedded | None,
+    kth_score: float,
+) -> tuple[bool, int]:
+    """Returns whether no write after revision `since` could change an answer, and the revision of this moment.
+
+    Args:
+        tx: The tenant transaction.
+        tenant: Its tenant.
+        knowledge_base_id: The scope.
+        since: Revision at which the answer was made.
+        passage_ids: What it was made from: a change of one of them changes it.
+        embedded: The question; None makes every write count.
+        kth_score: Least cosine among those passages; a newer passage below it could not have been among them.
+    """
+    values: dict[str, Any] = {
+        "tenant": tenant,
+        "owner": knowledge_base_id,
+        "since": since,
+        "ids": sorted(set(passage_ids)),
+        "kth_score": kth_score,
+    }
+    if embedded is not None:
+        values |= {"space": embedded.space_id, "vector": HalfVector(embedded.values)}
+    statement = _CHANGED.format(closer=_CLOSER if embedded is not None else "true")
+    row = await (await tx.execute(statement, values)).fetchone()
+    assert row is not None
+    return not row["changed"] and row["revision"] >= since, int(row["revision"])
+
+
+async def _best_possible(tx: Connection, tenant: str, words: dict[str, object]) -> float:
+    statement = f"WITH {lexical.bm25_cte('archival')} {_BEST_POSSIBLE}"
+    row = await (await tx.execute(statement, {**words, "tenant": tenant})).fetchone()
+    assert row is not None
+    return float(row["best"])
+
+
+def _candidate(row: dict[str, Any]) -> Candidate:
+    return Candidate(
+        id=row["id"],
+        cosine=row["cosine"],
+        bm25=row["bm25"],
+        created_at=row["created_at"],
+        importance=row["importance"],
+        superseded_by=row["superseded_by"],
+        vector=row["vector"].to_numpy().astype("float32") if row["vector"] is not None else None,
+    )
