@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -17,6 +18,9 @@ from mneme.errors.v1 import errors_pb2
 from mneme.runtime import call, ids
 from mneme.runtime.db import Connection
 from mneme.runtime.errors import Error, invalid, not_found
+
+# Up to here the search for the closest line, after a failed edit, does not hold up other calls.
+_QUICK_CHARS = 2000
 
 
 class TextEdit(Protocol):
@@ -96,7 +100,8 @@ async def edit(tx: Connection, request: TextEdit, change: Callable[[Block], str]
     seen = await _lock(tx, request.block, author)
     _check_writable(seen, author, by_tool=by_tool)
     before = seen.block
-    after = messages.with_value(before, change(before), since=before)
+    value = change(before) if len(before.value) < _QUICK_CHARS else await asyncio.to_thread(change, before)
+    after = messages.with_value(before, value, since=before)
     if after.version == before.version:
         return before, before
     editing.check_limit(after)

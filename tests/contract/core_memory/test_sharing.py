@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 from mneme.core_memory.v1 import core_memory_pb2 as pb
 from mneme.errors.v1 import errors_pb2
@@ -243,7 +244,7 @@ async def test_an_agents_blocks_are_listed_as_its_user_sees_them(memory: Memory,
     await memory.create("elsewhere", agents=("agent-2",))
     copy = (await agent.append(by_label("human", user="ann"), "Ann's")).block
 
-    async def listed(**fields: str) -> list[str]:
+    async def listed(**fields: Any) -> list[str]:
         return [block.block_id for block in (await memory.stub.ListBlocks(pb.ListBlocksRequest(**fields))).blocks]
 
     assert await listed(agent_id=AGENT, user_id="ann") == [copy.block_id]
