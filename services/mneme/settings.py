@@ -12,7 +12,7 @@ import tomllib
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 
@@ -79,6 +79,12 @@ class ServerSettings(Section):
     """Time that each component gets to hand over its running work."""
     stop_grace: float = Field(default=10.0, ge=0)
     """Time that running calls get to finish before they are cancelled."""
+
+    @model_validator(mode="after")
+    def _tls_is_whole(self) -> ServerSettings:
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("tls_certificate and tls_key belong together: set both or none")
+        return self
 
 
 class AuthSettings(Section):
@@ -241,6 +247,43 @@ class ModelsSettings(Section):
 
 class OrchestratorSettings(Section):
     """Agents, conversations and the agent loop."""
+
+    max_concurrent_turns: int = Field(default=64, ge=1)
+    """Turns that one process works on at once; more wait in their mailboxes."""
+    max_steps: int = Field(default=50, ge=1, le=1000)
+    """Most steps of one turn, where the agent says nothing."""
+    run_timeout: float = Field(default=600.0, gt=0)
+    """Longest time of one attempt at a run, waits and retries included, where the agent says nothing."""
+    max_attempts: int = Field(default=5, ge=1)
+    """Times a run is begun before its event becomes a dead letter: it may be what brings processes down."""
+    lease_renew: float = Field(default=3.0, gt=0)
+    """Interval at which a process says that it is alive."""
+    lease_seconds: float = Field(default=10.0, gt=0)
+    """Silence after which other processes take a process's conversations over."""
+    poll_interval: float = Field(default=1.0, gt=0)
+    """Interval at which waiting events, timers and operations are looked for; notifications only come earlier."""
+    ageing: float = Field(default=60.0, gt=0)
+    """Wait after which an event rises one class in its mailbox."""
+    windows_kept: int = Field(default=1024, ge=0)
+    """Windows of idle conversations kept in memory; others are read from recall again."""
+    retry_min: float = Field(default=0.1, gt=0)
+    """First wait before a service or model that did not answer is asked again; it doubles, with jitter."""
+    retry_max: float = Field(default=5.0, gt=0)
+    """Longest of these waits."""
+    warn_fraction: float = Field(default=0.7, gt=0, le=1)
+    """Share of the window from which the model is warned of memory pressure."""
+    flush_fraction: float = Field(default=1.0, gt=0, le=1)
+    """Share of the window from which the oldest messages are evicted."""
+    target_fraction: float = Field(default=0.5, gt=0, le=1)
+    """Share of the window that is filled after an eviction."""
+    summary_tokens: int = Field(default=600, ge=50)
+    """Most tokens of the summary of evicted messages."""
+    cache_timeout: float = Field(default=0.05, gt=0)
+    """Longest time the semantic cache may take beside waiting for another caller's answer; then it is a miss."""
+    cache_max_wait: float = Field(default=10.0, ge=0)
+    """Longest wait for another caller's answer to the same question."""
+    operation_hold: float = Field(default=30.0, gt=0)
+    """Time for which an operation belongs to the process that works on it."""
 
 
 class CoreMemorySettings(Section):

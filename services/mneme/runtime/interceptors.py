@@ -131,8 +131,10 @@ class Chain(grpc.aio.ServerInterceptor):
         if wrapped is not None:
             return wrapped
         handler = await continuation(handler_call_details)
-        if handler is None or name.startswith(EXEMPT_PREFIXES):
+        if name.startswith(EXEMPT_PREFIXES):
             return handler
+        if handler is None:
+            return grpc.unary_unary_rpc_method_handler(partial(_refuse_unknown, name.removeprefix("/")))
         self._wrapped[name] = self._wrap(name.removeprefix("/"), handler)
         return self._wrapped[name]
 
@@ -162,6 +164,16 @@ _HANDLERS: dict[tuple[bool, bool], Callable[..., grpc.RpcMethodHandler[Any, Any]
     (True, False): grpc.stream_unary_rpc_method_handler,
     (True, True): grpc.stream_stream_rpc_method_handler,
 }
+
+
+async def _refuse_unknown(name: str, _request: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+    message = f"{name} is not a method of this server"
+    await _abort(context, Error(errors_pb2.REASON_NOT_IMPLEMENTED, message, metadata={"method": name}))
+
+
+async def _abort(context: grpc.aio.ServicerContext[Any, Any], error: Error) -> Any:
+    status = error.to_status()
+    return await context.abort(error.code, status.message, ((STATUS_KEY, status.SerializeToString()),))
 
 
 def _servicer(handler: grpc.RpcMethodHandler[Any, Any]) -> Callable[..., Any]:
@@ -243,7 +255,7 @@ class Errors:
         except asyncio.CancelledError as failure:
             task = asyncio.current_task()
             if task is None or task.cancelling():
-                rpc.code = grpc.StatusCode.CANCELLED
+                rpc.code = _left(rpc)
                 raise
             error = _stray_cancellation(failure)
         except grpc.aio.AbortError:
@@ -251,14 +263,13 @@ class Errors:
             raise
         except Exception as failure:
             if rpc.context.cancelled():
-                rpc.code = grpc.StatusCode.CANCELLED
+                rpc.code = _left(rpc)
                 raise asyncio.CancelledError from failure
             error = translate(failure, rpc.method.name)
             self._log(rpc, error, failure)
         rpc.code, rpc.reason = error.code, error.reason_name
         self._metrics.rpc_refused.labels(rpc.method.name, rpc.reason).inc()
-        status = error.to_status()
-        return await rpc.context.abort(error.code, status.message, ((STATUS_KEY, status.SerializeToString()),))
+        return await _abort(rpc.context, error)
 
     def _log(self, rpc: Rpc, error: Error, failure: Exception) -> None:
         who = {"tenant": rpc.principal.tenant, "actor": rpc.principal.actor} if rpc.principal else {}
@@ -305,6 +316,13 @@ def _internal() -> Error:
         f"internal error; the server's log has the details under trace {trace_id}",
         metadata={"trace_id": trace_id},
     )
+
+
+def _left(rpc: Rpc) -> grpc.StatusCode:
+    """Says how a call ended that gRPC cancelled: its deadline passed, or the client went away."""
+    remaining = rpc.context.time_remaining()
+    late = remaining is not None and remaining <= 0
+    return grpc.StatusCode.DEADLINE_EXCEEDED if late else grpc.StatusCode.CANCELLED
 
 
 def _stray_cancellation(failure: asyncio.CancelledError) -> Error:
@@ -356,10 +374,11 @@ class Deadline:
             except TimeoutError:
                 if not limit.expired():
                     raise
+                spent = str(round(seconds, 2))
                 raise Error(
                     errors_pb2.REASON_DEADLINE_EXCEEDED,
-                    f"the deadline passed after {seconds:.1f} s",
-                    metadata={"seconds": f"{seconds:.1f}"},
+                    f"the deadline passed after {spent} s",
+                    metadata={"seconds": spent},
                 ) from None
 
 

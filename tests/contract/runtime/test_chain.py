@@ -103,7 +103,7 @@ async def test_the_default_deadline_ends_a_call_without_one(launch: Launch) -> N
     async with launch(default_deadline=0.05) as running:
         error = await failure(running.start("Say", echo.request(play="hold"), timeout=None))
         assert error.reason_name == "DEADLINE_EXCEEDED"
-        assert error.metadata == {"seconds": "0.1"}
+        assert error.metadata == {"seconds": "0.05"}
         assert running.echo.cancelled == 1
 
 
@@ -186,6 +186,26 @@ async def test_a_servicers_own_abort_keeps_its_code(running: Running) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as raised:
         await running.say(play="abort")
     assert raised.value.code() is grpc.StatusCode.DATA_LOSS
+
+
+async def test_a_stream_the_client_leaves_ends_as_cancelled(running: Running) -> None:
+    started = running.start("SayMany", echo.request(count=1_000_000))
+    await started.read()
+    started.cancel()
+    labels = {"method": f"{echo.SERVICE}/SayMany", "code": "CANCELLED"}
+    sample = running.metrics.registry.get_sample_value
+    await until(lambda: sample("mneme_rpc_server_duration_seconds_count", labels) == 1)
+    assert sample("mneme_rpc_server_in_flight", {"method": f"{echo.SERVICE}/SayMany"}) == 0
+
+
+@pytest.mark.parametrize("method", ["mneme.echo.v1.EchoService/Shout", "mneme.none.v1.NoService/Call"])
+async def test_an_unknown_method_has_a_reason(running: Running, method: str) -> None:
+    call: Any = running.channel.unary_unary(f"/{method}")
+    error = await failure(call(b""))
+    assert (error.code, error.reason_name) == (grpc.StatusCode.UNIMPLEMENTED, "NOT_IMPLEMENTED")
+    assert error.metadata == {"method": method}
+    streamed: Any = running.channel.stream_stream(f"/{method}")
+    assert (await failure(streamed(stream(b"")).read())).reason_name == "NOT_IMPLEMENTED"
 
 
 async def test_metrics_count_codes_and_reasons(running: Running) -> None:

@@ -5,12 +5,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import grpc
 import grpc.aio
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
@@ -212,6 +217,43 @@ async def test_the_trace_goes_through(suite: Suite, spans: InMemorySpanExporter)
     assert sorted(span.status.status_code.name for span in client) == ["ERROR", "UNSET"]
     assert sorted(span.status.status_code.name for span in server) == ["ERROR", "UNSET"]
     assert StatusCode.ERROR in {span.status.status_code for span in server}
+
+
+def certificate(folder: Path) -> tuple[Path, Path]:
+    """Writes a certificate for localhost and its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    now = datetime.now(UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(hours=1))
+        .not_valid_after(now + timedelta(hours=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    pem = serialization.Encoding.PEM
+    (folder / "tls.crt").write_bytes(made.public_bytes(pem))
+    (folder / "tls.key").write_bytes(
+        key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    return folder / "tls.crt", folder / "tls.key"
+
+
+async def test_tls_between_services(suite: Suite, tmp_path: Path) -> None:
+    chain, key = certificate(tmp_path)
+    recall = Recall()
+    server = await suite.serve(recall, tls_certificate=chain, tls_key=key)
+    target = f"localhost:{server.port}"
+    with in_call():
+        await suite.peers(default_address=target, tls_ca=chain).recall.GetWindow(WINDOW)
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            await suite.peers(default_address=target, max_attempts=1).recall.GetWindow(WINDOW)
+    assert raised.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert len(recall.calls) == 1
 
 
 async def test_channels_are_shared_and_replicas_can_be_dialled(suite: Suite, tmp_path: Path) -> None:

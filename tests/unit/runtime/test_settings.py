@@ -34,6 +34,11 @@ def test_an_unknown_nested_variable_is_refused(monkeypatch: pytest.MonkeyPatch) 
         settings.load()
 
 
+def test_half_a_tls_setting_never_means_plain_text(tmp_path: Path) -> None:
+    with pytest.raises(ValidationError, match="belong together"):
+        settings.load(overrides={"server": {"tls_certificate": tmp_path / "tls.crt"}})
+
+
 def test_secrets_are_masked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MNEME_DATABASE__URL", "postgresql://user:secret@host/mneme")
     monkeypatch.setenv("MNEME_AUTH__SUITE_KEYS", '["a-secret-of-at-least-32-bytes-----"]')

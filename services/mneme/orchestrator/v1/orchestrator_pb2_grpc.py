@@ -327,6 +327,7 @@ class AgentServiceServicer:
 
     def WatchRun(self, request, context):
         """Streams a run's events after a sequence, stored ones first, then live ones, to the terminal event.
+        A replica relays it to the one that holds the run.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -77,7 +77,9 @@ class AgentServiceStub:
     ListRuns: _grpc.UnaryUnaryMultiCallable[_orchestrator_pb2.ListRunsRequest, _orchestrator_pb2.ListRunsResponse]
     """Lists runs, newest first."""
     WatchRun: _grpc.UnaryStreamMultiCallable[_orchestrator_pb2.WatchRunRequest, _orchestrator_pb2.WatchRunResponse]
-    """Streams a run's events after a sequence, stored ones first, then live ones, to the terminal event."""
+    """Streams a run's events after a sequence, stored ones first, then live ones, to the terminal event.
+    A replica relays it to the one that holds the run.
+    """
     CancelRun: _grpc.UnaryUnaryMultiCallable[_orchestrator_pb2.CancelRunRequest, _orchestrator_pb2.CancelRunResponse]
     """Stops a run between two steps, also one that waits for an approval or a client's tool."""
     ResumeRun: _grpc.UnaryUnaryMultiCallable[_orchestrator_pb2.ResumeRunRequest, _orchestrator_pb2.ResumeRunResponse]
@@ -149,7 +151,9 @@ class AgentServiceAsyncStub(AgentServiceStub):
     ListRuns: _aio.UnaryUnaryMultiCallable[_orchestrator_pb2.ListRunsRequest, _orchestrator_pb2.ListRunsResponse]  # type: ignore[assignment]
     """Lists runs, newest first."""
     WatchRun: _aio.UnaryStreamMultiCallable[_orchestrator_pb2.WatchRunRequest, _orchestrator_pb2.WatchRunResponse]  # type: ignore[assignment]
-    """Streams a run's events after a sequence, stored ones first, then live ones, to the terminal event."""
+    """Streams a run's events after a sequence, stored ones first, then live ones, to the terminal event.
+    A replica relays it to the one that holds the run.
+    """
     CancelRun: _aio.UnaryUnaryMultiCallable[_orchestrator_pb2.CancelRunRequest, _orchestrator_pb2.CancelRunResponse]  # type: ignore[assignment]
     """Stops a run between two steps, also one that waits for an approval or a client's tool."""
     ResumeRun: _aio.UnaryUnaryMultiCallable[_orchestrator_pb2.ResumeRunRequest, _orchestrator_pb2.ResumeRunResponse]  # type: ignore[assignment]
@@ -332,7 +336,9 @@ class AgentServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _orchestrator_pb2.WatchRunRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_orchestrator_pb2.WatchRunResponse], _abc.AsyncIterator[_orchestrator_pb2.WatchRunResponse]]:
-        """Streams a run's events after a sequence, stored ones first, then live ones, to the terminal event."""
+        """Streams a run's events after a sequence, stored ones first, then live ones, to the terminal event.
+        A replica relays it to the one that holds the run.
+        """
 
     @_abc_1.abstractmethod
     def CancelRun(
