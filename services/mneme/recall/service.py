@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from datetime import datetime
 from typing import TypeVar
 
@@ -29,7 +29,8 @@ from mneme.runtime.idempotency import MutatingRequest
 
 _PAGE_SIZE = 50
 _PAGE_SIZE_MAX = 500
-_PAGE_BYTES = 8 * 1024 * 1024
+# A client that sets nothing accepts 4 MiB.
+_PAGE_BYTES = 3 * 1024 * 1024
 _LIMIT = 10
 _LIMIT_MAX = 200
 _BARRIER_POLL_SECONDS = 0.02
@@ -120,10 +121,9 @@ class RecallServicer(recall_pb2_grpc.RecallServiceServicer):
         newest_first = request.order == pb.LIST_ORDER_NEWEST_FIRST
         async with self._database.tenant(call.tenant()) as tx:
             found = await reads.page(tx, wanted, after=after, newest_first=newest_first, limit=size + 1)
-        shown = _fitting(found[:size])
-        response = pb.ListMessagesResponse(messages=[wire_message(message) for message in shown])
-        if len(shown) < len(found):
-            last = shown[-1]
+        response = pb.ListMessagesResponse(messages=_fitting(found[:size]))
+        if len(response.messages) < len(found):
+            last = found[len(response.messages) - 1]
             assert last.created_at is not None
             cursor = (last.created_at.isoformat(), last.conversation_id, last.sequence)
             response.next_page_token = pages.encode(request, cursor)
@@ -301,16 +301,16 @@ async def _documents(batch: Batch) -> list[lexical.Document]:
     return read()
 
 
-def _fitting(messages: Sequence[Message]) -> list[Message]:
+def _fitting(messages: Iterable[Message]) -> list[pb.Message]:
     """Returns the first messages that fit into one response, at least one."""
     size = 0
-    shown: list[Message] = []
+    shown: list[pb.Message] = []
     for message in messages:
-        size += len(message.text) + len(message.content or b"")
-        size += sum(len(one.arguments_json) for one in message.tool_calls)
+        wire = wire_message(message)
+        size += wire.ByteSize()
         if shown and size > _PAGE_BYTES:
             break
-        shown.append(message)
+        shown.append(wire)
     return shown
 
 
