@@ -51,11 +51,15 @@ ORDER BY b.id
 """  # noqa: S608
 
 _AUDIT_DELETED = """
+WITH gate AS MATERIALIZED (
+    SELECT pg_advisory_xact_lock_shared(core_memory.subject_key(%(tenant)s, 'audit', ''))
+)
 INSERT INTO core_memory.memory_change
     (tenant_id, actor, user_id, kind, resource_id, agent_id, old_version, new_version, old_sha256, new_sha256,
      old_chars, new_chars, trace_id)
-VALUES (%(tenant)s, %(actor)s, %(author_user)s, %(kind)s, %(block_id)s, %(author_agent)s, %(old_version)s,
-        %(new_version)s, %(old_sha256)s, %(new_sha256)s, %(old_chars)s, %(new_chars)s, %(trace_id)s)
+SELECT %(tenant)s, %(actor)s, %(author_user)s, %(kind)s, %(block_id)s, %(author_agent)s, %(old_version)s,
+       %(new_version)s, %(old_sha256)s, %(new_sha256)s, %(old_chars)s, %(new_chars)s, %(trace_id)s
+FROM gate
 """
 
 _WRITTEN_FOR = """

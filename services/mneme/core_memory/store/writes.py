@@ -17,10 +17,11 @@ from mneme.runtime.db import Connection
 from mneme.runtime.errors import Error, not_found
 
 # The lock is shared among writers and waited for by readers of the audit: who has listed up to a sequence number
-# has then seen every smaller one. It comes last, so that nobody waits for a row while holding it.
+# has then seen every smaller one. It comes after `bumped`, so that a writer does not wait for a counter with it.
 _AUDIT = """
 gate AS MATERIALIZED (
     SELECT pg_advisory_xact_lock_shared(core_memory.subject_key(%(tenant)s, 'audit', ''))
+    FROM (SELECT count(*) FROM bumped) AS done
 ), audit AS (
     INSERT INTO core_memory.memory_change
         (tenant_id, actor, user_id, kind, resource_id, agent_id, old_version, new_version, old_sha256, new_sha256,
@@ -54,6 +55,7 @@ bumped AS (
           ORDER BY agent_id, user_id) AS a
     ON CONFLICT (tenant_id, agent_id, user_id) DO UPDATE
     SET revision = r.revision + 1, shared_revision = r.shared_revision + excluded.shared_revision
+    RETURNING 1
 )"""
 
 _BUMP_ONE = """
@@ -62,10 +64,11 @@ bumped AS (
     SELECT %(tenant)s, agent_id, user_id, 1, %(shared)s FROM touched
     ON CONFLICT (tenant_id, agent_id, user_id) DO UPDATE
     SET revision = r.revision + 1, shared_revision = r.shared_revision + excluded.shared_revision
+    RETURNING 1
 )"""
 
 _INSERT = f"""
-WITH {_AUDIT}, {_NEW_VERSION}
+WITH bumped AS (SELECT 1), {_AUDIT}, {_NEW_VERSION}
 INSERT INTO core_memory.block AS b
     (tenant_id, id, label, value, limit_value, description, template_name, is_template, read_only, visibility,
      metadata_, user_id)
@@ -75,7 +78,7 @@ RETURNING {BLOCK_COLUMNS}
 """  # noqa: S608
 
 _UPDATE = f"""
-WITH {_AUDIT}, {_NEW_VERSION}, {_BUMP}
+WITH {_BUMP}, {_AUDIT}, {_NEW_VERSION}
 UPDATE core_memory.block AS b
 SET label = %(label)s, value = %(value)s, limit_value = %(limit_value)s, description = %(description)s,
     read_only = %(read_only)s, visibility = %(visibility)s, metadata_ = %(metadata_)s, version = %(new_version)s,
@@ -85,7 +88,7 @@ RETURNING {BLOCK_COLUMNS}
 """  # noqa: S608
 
 _DELETE = f"""
-WITH {_AUDIT}, {_BUMP}
+WITH {_BUMP}, {_AUDIT}
 DELETE FROM core_memory.block WHERE tenant_id = %(tenant)s AND id = %(block_id)s
 """  # noqa: S608
 
@@ -104,7 +107,7 @@ WHERE tenant_id = %(tenant)s AND agent_id = %(agent_id)s AND user_id = %(user_id
 """
 
 _ATTACHED = f"""
-WITH touched AS (SELECT %(agent_id)s AS agent_id, %(user_id)s AS user_id), {_AUDIT}, {_BUMP_ONE}
+WITH touched AS (SELECT %(agent_id)s AS agent_id, %(user_id)s AS user_id), {_BUMP_ONE}, {_AUDIT}
 SELECT sequence FROM audit
 """  # noqa: S608
 
