@@ -327,7 +327,7 @@ class ArchivalSettings(Section):
     index_batch: int = Field(default=128, ge=1, le=256)
     """Passages that one worker claims at once."""
     index_attempts: int = Field(default=5, ge=1)
-    """Attempts after which a text is given up that the provider refuses."""
+    """Attempts after which a text is given up that cannot be embedded although others can."""
 
 
 class EmbeddingSettings(Section):
@@ -351,6 +351,19 @@ class EmbeddingSettings(Section):
 
 class SemanticCacheSettings(Section):
     """Answers to questions asked before."""
+
+    entry_seconds: float = Field(default=1800.0, gt=0)
+    """Longest life of an entry; serving never prolongs it."""
+    entry_jitter: float = Field(default=0.1, ge=0, lt=1)
+    """Part of that life by which entries end earlier, at random, so that they do not end together."""
+    lease_seconds: float = Field(default=60.0, gt=0)
+    """Time in which an acquired question must be answered, when the caller names none."""
+    lease_seconds_max: float = Field(default=600.0, gt=0)
+    """Longest such time that a caller may name; a longer one is cut to it."""
+    answer_bytes_max: int = Field(default=65_536, ge=1)
+    """Largest answer that is stored."""
+    redis_concurrency: int = Field(default=16, ge=1)
+    """Uses of Redis at once, for each process; below `redis.max_connections`."""
 
 
 class Settings(BaseSettings):

@@ -15,7 +15,7 @@ import structlog
 from mneme.archival import guards
 from mneme.archival.records import Embedded, Vector
 from mneme.embedding.v1 import embedding_pb2
-from mneme.runtime.errors import Error, from_rpc_error
+from mneme.runtime.errors import from_rpc_error
 from mneme.runtime.peers import Peers
 
 MAX_TEXTS = 256
@@ -136,12 +136,6 @@ class Embedder:
             if failure.code in _DOWN:
                 self._paused_until = now + _PAUSE_SECONDS
             return [None] * len(texts)
-
-
-def failure_of(error: grpc.aio.AioRpcError) -> tuple[Error, bool]:
-    """Returns a failed call's error, and whether the text itself is to blame, so that no repetition can help."""
-    failure = from_rpc_error(error)
-    return failure, failure.code is grpc.StatusCode.INVALID_ARGUMENT
 
 
 def _usable(space_id: str, vector: embedding_pb2.Embedding) -> Embedded | None:

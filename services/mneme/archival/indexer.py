@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import grpc.aio
 import structlog
 
-from mneme.archival.embedder import MAX_REQUEST_BYTES, Embedder, failure_of
+from mneme.archival.embedder import MAX_REQUEST_BYTES, Embedder
 from mneme.archival.records import Embedded
 from mneme.archival.store import index_queue
 from mneme.archival.store.index_queue import Claim, Text
@@ -19,9 +19,19 @@ from mneme.embedding.v1 import embedding_pb2
 from mneme.runtime import call
 from mneme.runtime.call import Call, Principal
 from mneme.runtime.db import Database
-from mneme.runtime.errors import Error
+from mneme.runtime.errors import Error, from_rpc_error
 
 ACTOR = "service:archival"
+
+# No text is to blame for these.
+_SERVICE_FAILURES = (
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.RESOURCE_EXHAUSTED,
+    grpc.StatusCode.UNAUTHENTICATED,
+    grpc.StatusCode.PERMISSION_DENIED,
+)
+_LONGEST_DELAY = 300.0
 
 log = structlog.get_logger(__name__)
 
@@ -39,7 +49,7 @@ class Pace:
     batch: int
     """Passages claimed at once, at most 256."""
     attempts: int
-    """Claims after which a text is given up that the provider refuses although it takes others."""
+    """Claims after which a text is given up that fails although its neighbours do not."""
 
 
 class Indexer:
@@ -150,24 +160,27 @@ class Indexer:
         self, tenant: str, texts: Sequence[Text], claims: Sequence[Claim], error: grpc.aio.AioRpcError
     ) -> bool:
         """Finds the text that made a batch fail; returns False when it is not one text but the service."""
-        failure, _ = failure_of(error)
+        failure = from_rpc_error(error)
         log.warning("embedding_failed", texts=len(texts), reason=failure.reason_name)
-        if not _may_be_a_text(failure):
-            await self._postpone(tenant, [text.id for text in texts])
+        if failure.code in _SERVICE_FAILURES:
+            await self._postpone(tenant, [text.id for text in texts], seconds=0.0)
             return False
-        attempts = {claim.passage_id: claim.attempts for claim in claims}
-        answered = False
+        answered, refused = False, list[tuple[Text, Error]]()
         for text in texts:
             try:
                 await self._save(tenant, [text], await self._embed([text.text]))
                 answered = True
             except grpc.aio.AioRpcError as single:
-                refused, its_fault = failure_of(single)
-                if its_fault or (_may_be_a_text(refused) and attempts[text.id] >= self._pace.attempts):
-                    await self._give_up(tenant, text, refused.message)
-                    answered = True
-                else:
-                    await self._postpone(tenant, [text.id])
+                refused.append((text, from_rpc_error(single)))
+        attempts = {claim.passage_id: claim.attempts for claim in claims}
+        for text, why in refused:
+            its_fault = why.code is grpc.StatusCode.INVALID_ARGUMENT
+            # Without a neighbour that went through, it may be the service that refuses everything.
+            if its_fault or (answered and attempts[text.id] >= self._pace.attempts):
+                await self._give_up(tenant, text, why.message)
+                answered = True
+            else:
+                await self._postpone(tenant, [text.id], seconds=min(2.0 ** attempts[text.id], _LONGEST_DELAY))
         return answered
 
     async def _give_up(self, tenant: str, text: Text, error: str) -> None:
@@ -175,14 +188,9 @@ class Indexer:
         async with self._database.tenant(tenant) as tx:
             await index_queue.fail(tx, tenant, text, error)
 
-    async def _postpone(self, tenant: str, passage_ids: Sequence[str]) -> None:
+    async def _postpone(self, tenant: str, passage_ids: Sequence[str], *, seconds: float) -> None:
         async with self._database.tenant(tenant) as tx:
-            await index_queue.postpone(tx, tenant, passage_ids, seconds=0.0)
-
-
-def _may_be_a_text(failure: Error) -> bool:
-    code = failure.code
-    return code in (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.FAILED_PRECONDITION)
+            await index_queue.postpone(tx, tenant, passage_ids, seconds=seconds)
 
 
 def _parts(texts: Sequence[Text]) -> list[list[Text]]:
