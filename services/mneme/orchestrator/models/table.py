@@ -40,6 +40,8 @@ class ModelInfo:
     """Who serves it; None leaves it to the settings."""
     sampling: Sampling = Sampling.TEMPERATURE
     tools: bool = True
+    streaming: bool = True
+    """False for a model that streams nothing, or no tool calls."""
     reasoning: bool = False
     cache_points: bool = False
     input_price: float = 0.0
