@@ -32,12 +32,9 @@ install_packages() {
     fi
 }
 
+command -v python3 >/dev/null || install_packages python3 python3-venv
 python=$(find_python)
-if [ -z "$python" ]; then
-    install_packages python3 python3-venv
-    python=$(find_python)
-    [ -n "$python" ] || die "Mneme needs Python 3.11 or newer; found $(python3 --version 2>&1 || echo none)"
-fi
+[ -n "$python" ] || die "Mneme needs Python 3.11 or newer, as python3 or python3.11 on the PATH; found $(python3 --version)"
 if ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
     version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
     install_packages "python$version-venv"

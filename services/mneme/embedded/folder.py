@@ -92,7 +92,8 @@ def hold(path: Path | None) -> Iterator[DataFolder]:
                 process.check_searchable(folder, account)
             socket_dir = _socket_dir(folder, account, stack)
         except OSError as error:
-            raise EmbeddedError(f"the data folder {path or ''} cannot be used: {error}") from error
+            where = f"the data folder {path}" if path else "the folder for temporary files"
+            raise EmbeddedError(f"{where} cannot be used: {error.strerror} ({error.filename})") from error
         yield DataFolder(folder, socket_dir, account)
         with contextlib.suppress(OSError):
             _state_file(folder).unlink(missing_ok=True)

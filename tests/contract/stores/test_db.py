@@ -100,6 +100,13 @@ async def test_a_statement_never_outlives_the_calls_deadline(database: Database)
     assert caught.value.reason == errors_pb2.REASON_DEADLINE_EXCEEDED
 
 
+async def test_a_full_disk_is_named(database: Database) -> None:
+    with pytest.raises(Error, match="out of disk space") as caught:
+        async with database.work() as tx:
+            await tx.execute("DO $$ BEGIN RAISE 'could not extend file' USING ERRCODE = '53100'; END $$")
+    assert caught.value.reason == errors_pb2.REASON_STORE_FULL
+
+
 async def test_a_busy_pool_answers_in_time(database_url: str) -> None:
     settings = DatabaseSettings(url=SecretStr(database_url), pool_min=0, pool_max=1, pool_timeout=0.1)
     async with opened(settings) as database, database.work():
