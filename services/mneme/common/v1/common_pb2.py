@@ -27,7 +27,7 @@ from mneme.common.v1 import options_pb2 as mneme_dot_common_dot_v1_dot_options__
 from mneme.errors.v1 import errors_pb2 as mneme_dot_errors_dot_v1_dot_errors__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cmneme/common/v1/common.proto\x12\x0fmneme.common.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dmneme/common/v1/options.proto\x1a\x1cmneme/errors/v1/errors.proto\"_\n\tTimeRange\x12)\n\x05start\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\'\n\x03\x65nd\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xb6\x01\n\nProvenance\x12\x17\n\x06reason\x18\x01 \x01(\tB\x07\xca\xf0\x19\x03\x18\xf4\x03\x12+\n\x12source_message_ids\x18\x02 \x03(\tB\x0f\xca\xf0\x19\x0b(dB\x07message\x12\x30\n\x0btrust_level\x18\x03 \x01(\x0e\x32\x1b.mneme.common.v1.TrustLevel\x12\x13\n\x0b\x66rom_recall\x18\x04 \x01(\x08\x12\x1b\n\x07step_id\x18\x05 \x01(\tB\n\xca\xf0\x19\x06\x42\x04step\"4\n\x08Revision\x12\x16\n\x05scope\x18\x01 \x01(\tB\x07\xca\xf0\x19\x03\x18\xc8\x01\x12\x10\n\x08revision\x18\x02 \x01(\x03\"\x84\x03\n\x0cMemoryChange\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12/\n\x0b\x63reate_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x61\x63tor\x18\x03 \x01(\t\x12\x0f\n\x07user_id\x18\x04 \x01(\t\x12/\n\x04kind\x18\x05 \x01(\x0e\x32!.mneme.common.v1.MemoryChangeKind\x12\x13\n\x0bresource_id\x18\x06 \x01(\t\x12\x10\n\x08\x61gent_id\x18\x07 \x01(\t\x12\x13\n\x0bold_version\x18\x08 \x01(\x03\x12\x13\n\x0bnew_version\x18\t \x01(\x03\x12\x12\n\nold_sha256\x18\n \x01(\t\x12\x12\n\nnew_sha256\x18\x0b \x01(\t\x12\x11\n\told_chars\x18\x0c \x01(\x05\x12\x11\n\tnew_chars\x18\r \x01(\x05\x12/\n\nprovenance\x18\x0e \x01(\x0b\x32\x1b.mneme.common.v1.Provenance\x12\x10\n\x08trace_id\x18\x0f \x01(\t\"\x85\x01\n\x0cPurgeSubject\x12\x1f\n\x08\x61gent_id\x18\x01 \x01(\tB\x0b\xca\xf0\x19\x07\x42\x05\x61gentH\x00\x12\x1a\n\x07user_id\x18\x02 \x01(\tB\x07\xca\xf0\x19\x03\x18\x80\x01H\x00\x12-\n\x0f\x63onversation_id\x18\x03 \x01(\tB\x12\xca\xf0\x19\x0e\x42\x0c\x63onversationH\x00\x42\t\n\x07subject\"?\n\nPurgeCount\x12\r\n\x05store\x18\x01 \x01(\t\x12\x0f\n\x07removed\x18\x02 \x01(\x03\x12\x11\n\tremaining\x18\x03 \x01(\x03\"W\n\x08ToolCall\x12\x13\n\x02id\x18\x01 \x01(\tB\x07\xca\xf0\x19\x03\x18\x80\x01\x12\x14\n\x04name\x18\x02 \x01(\tB\x06\xca\xf0\x19\x02\x18@\x12 \n\x0e\x61rguments_json\x18\x03 \x01(\tB\x08\xca\xf0\x19\x04 \x80\x80@\"\xbd\x01\n\x07\x46\x61ilure\x12\'\n\x06reason\x18\x01 \x01(\x0e\x32\x17.mneme.errors.v1.Reason\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x38\n\x08metadata\x18\x03 \x03(\x0b\x32&.mneme.common.v1.Failure.MetadataEntry\x12\r\n\x05\x66ield\x18\x04 \x01(\t\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01*\x8b\x01\n\nTrustLevel\x12\x1b\n\x17TRUST_LEVEL_UNSPECIFIED\x10\x00\x12\x18\n\x14TRUST_LEVEL_OPERATOR\x10\x01\x12\x14\n\x10TRUST_LEVEL_USER\x10\x02\x12\x15\n\x11TRUST_LEVEL_AGENT\x10\x03\x12\x19\n\x15TRUST_LEVEL_UNTRUSTED\x10\x04*\xc0\x02\n\x10MemoryChangeKind\x12\"\n\x1eMEMORY_CHANGE_KIND_UNSPECIFIED\x10\x00\x12\x1e\n\x1aMEMORY_CHANGE_KIND_CREATED\x10\x01\x12\x1e\n\x1aMEMORY_CHANGE_KIND_UPDATED\x10\x02\x12\x1e\n\x1aMEMORY_CHANGE_KIND_DELETED\x10\x03\x12\x1f\n\x1bMEMORY_CHANGE_KIND_RESTORED\x10\x04\x12\x1f\n\x1bMEMORY_CHANGE_KIND_ATTACHED\x10\x05\x12\x1f\n\x1bMEMORY_CHANGE_KIND_DETACHED\x10\x06\x12!\n\x1dMEMORY_CHANGE_KIND_SUPERSEDED\x10\x07\x12\"\n\x1eMEMORY_CHANGE_KIND_QUARANTINED\x10\x08\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cmneme/common/v1/common.proto\x12\x0fmneme.common.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dmneme/common/v1/options.proto\x1a\x1cmneme/errors/v1/errors.proto\"_\n\tTimeRange\x12)\n\x05start\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\'\n\x03\x65nd\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xb8\x01\n\nProvenance\x12\x19\n\x06reason\x18\x01 \x01(\tB\t\xca\xf0\x19\x05\x18\xf4\x03X\x01\x12+\n\x12source_message_ids\x18\x02 \x03(\tB\x0f\xca\xf0\x19\x0b(dB\x07message\x12\x30\n\x0btrust_level\x18\x03 \x01(\x0e\x32\x1b.mneme.common.v1.TrustLevel\x12\x13\n\x0b\x66rom_recall\x18\x04 \x01(\x08\x12\x1b\n\x07step_id\x18\x05 \x01(\tB\n\xca\xf0\x19\x06\x42\x04step\"4\n\x08Revision\x12\x16\n\x05scope\x18\x01 \x01(\tB\x07\xca\xf0\x19\x03\x18\xc8\x01\x12\x10\n\x08revision\x18\x02 \x01(\x03\"\x84\x03\n\x0cMemoryChange\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12/\n\x0b\x63reate_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x61\x63tor\x18\x03 \x01(\t\x12\x0f\n\x07user_id\x18\x04 \x01(\t\x12/\n\x04kind\x18\x05 \x01(\x0e\x32!.mneme.common.v1.MemoryChangeKind\x12\x13\n\x0bresource_id\x18\x06 \x01(\t\x12\x10\n\x08\x61gent_id\x18\x07 \x01(\t\x12\x13\n\x0bold_version\x18\x08 \x01(\x03\x12\x13\n\x0bnew_version\x18\t \x01(\x03\x12\x12\n\nold_sha256\x18\n \x01(\t\x12\x12\n\nnew_sha256\x18\x0b \x01(\t\x12\x11\n\told_chars\x18\x0c \x01(\x05\x12\x11\n\tnew_chars\x18\r \x01(\x05\x12/\n\nprovenance\x18\x0e \x01(\x0b\x32\x1b.mneme.common.v1.Provenance\x12\x10\n\x08trace_id\x18\x0f \x01(\t\"\x85\x01\n\x0cPurgeSubject\x12\x1f\n\x08\x61gent_id\x18\x01 \x01(\tB\x0b\xca\xf0\x19\x07\x42\x05\x61gentH\x00\x12\x1a\n\x07user_id\x18\x02 \x01(\tB\x07\xca\xf0\x19\x03\x18\x80\x01H\x00\x12-\n\x0f\x63onversation_id\x18\x03 \x01(\tB\x12\xca\xf0\x19\x0e\x42\x0c\x63onversationH\x00\x42\t\n\x07subject\"?\n\nPurgeCount\x12\r\n\x05store\x18\x01 \x01(\t\x12\x0f\n\x07removed\x18\x02 \x01(\x03\x12\x11\n\tremaining\x18\x03 \x01(\x03\"Y\n\x08ToolCall\x12\x13\n\x02id\x18\x01 \x01(\tB\x07\xca\xf0\x19\x03\x18\x80\x01\x12\x14\n\x04name\x18\x02 \x01(\tB\x06\xca\xf0\x19\x02\x18@\x12\"\n\x0e\x61rguments_json\x18\x03 \x01(\tB\n\xca\xf0\x19\x06 \x80\x80@X\x01\"\xbd\x01\n\x07\x46\x61ilure\x12\'\n\x06reason\x18\x01 \x01(\x0e\x32\x17.mneme.errors.v1.Reason\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x38\n\x08metadata\x18\x03 \x03(\x0b\x32&.mneme.common.v1.Failure.MetadataEntry\x12\r\n\x05\x66ield\x18\x04 \x01(\t\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01*\x8b\x01\n\nTrustLevel\x12\x1b\n\x17TRUST_LEVEL_UNSPECIFIED\x10\x00\x12\x18\n\x14TRUST_LEVEL_OPERATOR\x10\x01\x12\x14\n\x10TRUST_LEVEL_USER\x10\x02\x12\x15\n\x11TRUST_LEVEL_AGENT\x10\x03\x12\x19\n\x15TRUST_LEVEL_UNTRUSTED\x10\x04*\xc0\x02\n\x10MemoryChangeKind\x12\"\n\x1eMEMORY_CHANGE_KIND_UNSPECIFIED\x10\x00\x12\x1e\n\x1aMEMORY_CHANGE_KIND_CREATED\x10\x01\x12\x1e\n\x1aMEMORY_CHANGE_KIND_UPDATED\x10\x02\x12\x1e\n\x1aMEMORY_CHANGE_KIND_DELETED\x10\x03\x12\x1f\n\x1bMEMORY_CHANGE_KIND_RESTORED\x10\x04\x12\x1f\n\x1bMEMORY_CHANGE_KIND_ATTACHED\x10\x05\x12\x1f\n\x1bMEMORY_CHANGE_KIND_DETACHED\x10\x06\x12!\n\x1dMEMORY_CHANGE_KIND_SUPERSEDED\x10\x07\x12\"\n\x1eMEMORY_CHANGE_KIND_QUARANTINED\x10\x08\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,7 +35,7 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'mneme.common.v1.common_pb2'
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_PROVENANCE'].fields_by_name['reason']._loaded_options = None
-  _globals['_PROVENANCE'].fields_by_name['reason']._serialized_options = b'\312\360\031\003\030\364\003'
+  _globals['_PROVENANCE'].fields_by_name['reason']._serialized_options = b'\312\360\031\005\030\364\003X\001'
   _globals['_PROVENANCE'].fields_by_name['source_message_ids']._loaded_options = None
   _globals['_PROVENANCE'].fields_by_name['source_message_ids']._serialized_options = b'\312\360\031\013(dB\007message'
   _globals['_PROVENANCE'].fields_by_name['step_id']._loaded_options = None
@@ -53,29 +53,29 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TOOLCALL'].fields_by_name['name']._loaded_options = None
   _globals['_TOOLCALL'].fields_by_name['name']._serialized_options = b'\312\360\031\002\030@'
   _globals['_TOOLCALL'].fields_by_name['arguments_json']._loaded_options = None
-  _globals['_TOOLCALL'].fields_by_name['arguments_json']._serialized_options = b'\312\360\031\004 \200\200@'
+  _globals['_TOOLCALL'].fields_by_name['arguments_json']._serialized_options = b'\312\360\031\006 \200\200@X\001'
   _globals['_FAILURE_METADATAENTRY']._loaded_options = None
   _globals['_FAILURE_METADATAENTRY']._serialized_options = b'8\001'
-  _globals['_TRUSTLEVEL']._serialized_start=1353
-  _globals['_TRUSTLEVEL']._serialized_end=1492
-  _globals['_MEMORYCHANGEKIND']._serialized_start=1495
-  _globals['_MEMORYCHANGEKIND']._serialized_end=1815
+  _globals['_TRUSTLEVEL']._serialized_start=1357
+  _globals['_TRUSTLEVEL']._serialized_end=1496
+  _globals['_MEMORYCHANGEKIND']._serialized_start=1499
+  _globals['_MEMORYCHANGEKIND']._serialized_end=1819
   _globals['_TIMERANGE']._serialized_start=143
   _globals['_TIMERANGE']._serialized_end=238
   _globals['_PROVENANCE']._serialized_start=241
-  _globals['_PROVENANCE']._serialized_end=423
-  _globals['_REVISION']._serialized_start=425
-  _globals['_REVISION']._serialized_end=477
-  _globals['_MEMORYCHANGE']._serialized_start=480
-  _globals['_MEMORYCHANGE']._serialized_end=868
-  _globals['_PURGESUBJECT']._serialized_start=871
-  _globals['_PURGESUBJECT']._serialized_end=1004
-  _globals['_PURGECOUNT']._serialized_start=1006
-  _globals['_PURGECOUNT']._serialized_end=1069
-  _globals['_TOOLCALL']._serialized_start=1071
-  _globals['_TOOLCALL']._serialized_end=1158
-  _globals['_FAILURE']._serialized_start=1161
-  _globals['_FAILURE']._serialized_end=1350
-  _globals['_FAILURE_METADATAENTRY']._serialized_start=1303
-  _globals['_FAILURE_METADATAENTRY']._serialized_end=1350
+  _globals['_PROVENANCE']._serialized_end=425
+  _globals['_REVISION']._serialized_start=427
+  _globals['_REVISION']._serialized_end=479
+  _globals['_MEMORYCHANGE']._serialized_start=482
+  _globals['_MEMORYCHANGE']._serialized_end=870
+  _globals['_PURGESUBJECT']._serialized_start=873
+  _globals['_PURGESUBJECT']._serialized_end=1006
+  _globals['_PURGECOUNT']._serialized_start=1008
+  _globals['_PURGECOUNT']._serialized_end=1071
+  _globals['_TOOLCALL']._serialized_start=1073
+  _globals['_TOOLCALL']._serialized_end=1162
+  _globals['_FAILURE']._serialized_start=1165
+  _globals['_FAILURE']._serialized_end=1354
+  _globals['_FAILURE_METADATAENTRY']._serialized_start=1307
+  _globals['_FAILURE_METADATAENTRY']._serialized_end=1354
 # @@protoc_insertion_point(module_scope)
