@@ -163,6 +163,7 @@ class RecallServicer(recall_pb2_grpc.RecallServiceServicer):
                 agent_id=request.agent_id,
                 conversation_id=request.conversation_id,
                 user_id=call.acting_user(""),
+                summary_version=request.summary_version,
             )
         return pb.GetWindowResponse(
             summary=found.summary,

@@ -164,9 +164,11 @@ class Writer:
             )
         )
 
-    async def window(self) -> pb.GetWindowResponse:
+    async def window(self, summary_version: int = 0) -> pb.GetWindowResponse:
         """Returns the window."""
-        request = pb.GetWindowRequest(agent_id=self.agent_id, conversation_id=self.conversation_id)
+        request = pb.GetWindowRequest(
+            agent_id=self.agent_id, conversation_id=self.conversation_id, summary_version=summary_version
+        )
         return await self.stub.GetWindow(request)
 
     async def evict(self, first_kept: int, summary: str = "so far", version: int = 0) -> pb.EvictMessagesResponse:

@@ -40,6 +40,9 @@ async def test_eviction_moves_the_window_and_keeps_the_messages(writer: Writer) 
     assert (window.summary, window.next_sequence, list(window.messages)) == ("all numbers", 7, [])
     await writer.append(user("number 7"))
     assert [message.sequence for message in (await writer.window()).messages] == [7]
+    old = await writer.window(summary_version=1)
+    assert (old.summary, old.summary_version) == ("three numbers", 1)
+    assert (await failure(writer.window(summary_version=3))).reason_name == "NOT_FOUND"
 
 
 async def test_two_evictions_cannot_lose_a_summary(writer: Writer) -> None:

@@ -9,6 +9,7 @@ from mneme.recall.records import Filter, Message, Window
 from mneme.recall.store.rows import MESSAGE_COLUMNS, condition_of, message_of
 from mneme.runtime import call
 from mneme.runtime.db import Connection
+from mneme.runtime.errors import not_found
 
 Position = tuple[datetime, str, int]
 """Time, conversation and sequence of a message: its place among all messages of an agent."""
@@ -85,11 +86,11 @@ async def around(tx: Connection, wanted: Filter, hits: Sequence[Message], *, dis
 
 # The summary travels on the first row only.
 _WINDOW = f"""
-SELECT c.next_sequence, c.evicted_count, c.summary_version,
+SELECT c.next_sequence, c.evicted_count, coalesce(s.version, c.summary_version) AS summary_version,
     CASE WHEN row_number() OVER (ORDER BY m.sequence_id) = 1 THEN s.text END AS summary, {MESSAGE_COLUMNS}
 FROM recall.conversation c
 LEFT JOIN recall.summary s ON s.tenant_id = %(tenant)s AND s.conversation_id = c.conversation_id
-    AND s.version = c.summary_version
+    AND s.version = coalesce(nullif(%(version)s, 0), c.summary_version)
 LEFT JOIN recall.messages m ON m.tenant_id = %(tenant)s AND m.conversation_id = c.conversation_id
     AND m.sequence_id >= c.window_start
 WHERE c.tenant_id = %(tenant)s AND c.conversation_id = %(conversation)s AND c.agent_id = %(agent)s
@@ -98,7 +99,9 @@ ORDER BY m.sequence_id
 """  # noqa: S608
 
 
-async def window(tx: Connection, *, agent_id: str, conversation_id: str, user_id: str) -> Window:
+async def window(
+    tx: Connection, *, agent_id: str, conversation_id: str, user_id: str, summary_version: int = 0
+) -> Window:
     """Returns the window of a conversation; an empty one when it is unknown or serves another user.
 
     Args:
@@ -106,12 +109,24 @@ async def window(tx: Connection, *, agent_id: str, conversation_id: str, user_id
         agent_id: The agent.
         conversation_id: The conversation.
         user_id: Only user whose conversation may be read; empty for all.
+        summary_version: Which summary to return; 0 for the current one.
+
+    Raises:
+        Error: NOT_FOUND, for a summary version that does not exist.
     """
-    key = {"tenant": call.tenant(), "agent": agent_id, "conversation": conversation_id, "user": user_id}
+    key = {
+        "tenant": call.tenant(),
+        "agent": agent_id,
+        "conversation": conversation_id,
+        "user": user_id,
+        "version": summary_version,
+    }
     rows = await (await tx.execute(_WINDOW, key)).fetchall()
-    if not rows:
+    head = rows[0] if rows else None
+    if summary_version and (head is None or head["summary"] is None):
+        raise not_found(f"{conversation_id} summary {summary_version}")
+    if head is None:
         return Window()
-    head = rows[0]
     return Window(
         summary=head["summary"] or "",
         summary_version=head["summary_version"],

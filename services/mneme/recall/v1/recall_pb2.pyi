@@ -69,7 +69,9 @@ class _IndexStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_IndexState
     INDEX_STATE_INDEXED: _IndexState.ValueType  # 2
     """Found by meaning."""
     INDEX_STATE_SKIPPED: _IndexState.ValueType  # 3
-    """Has nothing to search by (no words), so it never gets a vector."""
+    """Has nothing to search by (no words), or came out of a search itself and is found at its source. It never gets a
+    vector, and search by words leaves it out too.
+    """
 
 class IndexState(_IndexState, metaclass=_IndexStateEnumTypeWrapper):
     """How far a message is indexed for search by meaning. Search by words finds it at once."""
@@ -81,7 +83,9 @@ INDEX_STATE_PENDING: IndexState.ValueType  # 1
 INDEX_STATE_INDEXED: IndexState.ValueType  # 2
 """Found by meaning."""
 INDEX_STATE_SKIPPED: IndexState.ValueType  # 3
-"""Has nothing to search by (no words), so it never gets a vector."""
+"""Has nothing to search by (no words), or came out of a search itself and is found at its source. It never gets a
+vector, and search by words leaves it out too.
+"""
 Global___IndexState: _TypeAlias = IndexState  # noqa: Y015
 
 class _ListOrder:
@@ -133,8 +137,8 @@ class Message(_message.Message):
     INDEX_STATE_FIELD_NUMBER: _builtins.int
     HIDDEN_FIELD_NUMBER: _builtins.int
     message_id: _builtins.str
-    """Id, `message-…`. The orchestrator derives it from the step that made it, so that a repeated step writes it once.
-    Empty on append: a new id.
+    """Id, `message-…`. The orchestrator derives it from the step that made it, so that a repeated step writes it once:
+    a batch that is stored already with the same content succeeds again. Empty on append: a new id.
     """
     agent_id: _builtins.str
     """Agent. Output only; taken from the request."""
@@ -701,19 +705,23 @@ class GetWindowRequest(_message.Message):
 
     AGENT_ID_FIELD_NUMBER: _builtins.int
     CONVERSATION_ID_FIELD_NUMBER: _builtins.int
+    SUMMARY_VERSION_FIELD_NUMBER: _builtins.int
     agent_id: _builtins.str
     """The agent."""
     conversation_id: _builtins.str
     """The conversation."""
+    summary_version: _builtins.int
+    """Version of the summary to return in place of the current one, for replaying an old prompt. 0: the current one."""
     def __init__(
         self,
         *,
         agent_id: _builtins.str = ...,
         conversation_id: _builtins.str = ...,
+        summary_version: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "conversation_id", b"conversation_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "conversation_id", b"conversation_id", "summary_version", b"summary_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -782,7 +790,7 @@ class EvictMessagesRequest(_message.Message):
     summary: _builtins.str
     """New summary: of the old summary and the messages evicted now."""
     expected_summary_version: _builtins.int
-    """Refuses unless this is the current summary's version, so that two writers cannot lose one's work."""
+    """Refuses unless this is the current summary's version (0: none so far), so that two writers cannot lose one's work."""
     def __init__(
         self,
         *,

@@ -82,14 +82,16 @@ class RecallServiceServicer:
     """
 
     def AppendMessages(self, request, context):
-        """Appends messages to a conversation in one transaction, all or none, and gives them their sequence numbers.
+        """Appends messages to a conversation in one transaction, all or none, and gives them their sequence numbers. A user
+        credential appends plain USER messages of its user only: the other roles, and what the agent loop fills in, are the
+        orchestrator's.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListMessages(self, request, context):
-        """Lists messages by sequence, oldest or newest first.
+        """Lists messages, oldest or newest first: those of one conversation by sequence, those of several by time.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

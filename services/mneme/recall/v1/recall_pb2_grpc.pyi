@@ -36,9 +36,12 @@ class RecallServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> RecallServiceAsyncStub: ...
     AppendMessages: _grpc.UnaryUnaryMultiCallable[_recall_pb2.AppendMessagesRequest, _recall_pb2.AppendMessagesResponse]
-    """Appends messages to a conversation in one transaction, all or none, and gives them their sequence numbers."""
+    """Appends messages to a conversation in one transaction, all or none, and gives them their sequence numbers. A user
+    credential appends plain USER messages of its user only: the other roles, and what the agent loop fills in, are the
+    orchestrator's.
+    """
     ListMessages: _grpc.UnaryUnaryMultiCallable[_recall_pb2.ListMessagesRequest, _recall_pb2.ListMessagesResponse]
-    """Lists messages by sequence, oldest or newest first."""
+    """Lists messages, oldest or newest first: those of one conversation by sequence, those of several by time."""
     GetMessages: _grpc.UnaryUnaryMultiCallable[_recall_pb2.GetMessagesRequest, _recall_pb2.GetMessagesResponse]
     """Returns messages by id, in the order asked. Unknown ids are left out."""
     SearchMessages: _grpc.UnaryUnaryMultiCallable[_recall_pb2.SearchMessagesRequest, _recall_pb2.SearchMessagesResponse]
@@ -58,9 +61,12 @@ class RecallServiceAsyncStub(RecallServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     AppendMessages: _aio.UnaryUnaryMultiCallable[_recall_pb2.AppendMessagesRequest, _recall_pb2.AppendMessagesResponse]  # type: ignore[assignment]
-    """Appends messages to a conversation in one transaction, all or none, and gives them their sequence numbers."""
+    """Appends messages to a conversation in one transaction, all or none, and gives them their sequence numbers. A user
+    credential appends plain USER messages of its user only: the other roles, and what the agent loop fills in, are the
+    orchestrator's.
+    """
     ListMessages: _aio.UnaryUnaryMultiCallable[_recall_pb2.ListMessagesRequest, _recall_pb2.ListMessagesResponse]  # type: ignore[assignment]
-    """Lists messages by sequence, oldest or newest first."""
+    """Lists messages, oldest or newest first: those of one conversation by sequence, those of several by time."""
     GetMessages: _aio.UnaryUnaryMultiCallable[_recall_pb2.GetMessagesRequest, _recall_pb2.GetMessagesResponse]  # type: ignore[assignment]
     """Returns messages by id, in the order asked. Unknown ids are left out."""
     SearchMessages: _aio.UnaryUnaryMultiCallable[_recall_pb2.SearchMessagesRequest, _recall_pb2.SearchMessagesResponse]  # type: ignore[assignment]
@@ -83,7 +89,10 @@ class RecallServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _recall_pb2.AppendMessagesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_recall_pb2.AppendMessagesResponse, _abc.Awaitable[_recall_pb2.AppendMessagesResponse]]:
-        """Appends messages to a conversation in one transaction, all or none, and gives them their sequence numbers."""
+        """Appends messages to a conversation in one transaction, all or none, and gives them their sequence numbers. A user
+        credential appends plain USER messages of its user only: the other roles, and what the agent loop fills in, are the
+        orchestrator's.
+        """
 
     @_abc_1.abstractmethod
     def ListMessages(
@@ -91,7 +100,7 @@ class RecallServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _recall_pb2.ListMessagesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_recall_pb2.ListMessagesResponse, _abc.Awaitable[_recall_pb2.ListMessagesResponse]]:
-        """Lists messages by sequence, oldest or newest first."""
+        """Lists messages, oldest or newest first: those of one conversation by sequence, those of several by time."""
 
     @_abc_1.abstractmethod
     def GetMessages(
