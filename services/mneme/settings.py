@@ -239,6 +239,8 @@ class ModelsSettings(Section):
     """Profile of the AWS configuration; empty takes the default credential chain (IRSA, Pod Identity, environment)."""
     bedrock_endpoint_url: str = ""
     """Endpoint of Bedrock's runtime API in place of the region's; for private endpoints and tests."""
+    bedrock_control_endpoint_url: str = ""
+    """Endpoint of Bedrock's control API, which `mneme doctor` asks, in place of the region's."""
     openai_base_url: str = ""
     """Base URL of an OpenAI-compatible provider (DeepSeek, vLLM, Ollama)."""
     openai_api_key: SecretStr = SecretStr("")

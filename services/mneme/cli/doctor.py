@@ -147,9 +147,7 @@ async def _redis(effective: Settings) -> Finding:
     cache = Cache(effective.redis)
     try:
         server = await cache.run(lambda redis: redis.info("server"), within=2)
-        commands = await cache.run(
-            lambda redis: redis.execute_command("COMMAND", "INFO", "vadd", "ft.search"), within=2
-        )
+        commands = await cache.run(lambda redis: redis.command_info("vadd", "ft.search"), within=2)
     except CacheDown as down:
         return Finding("redis", Verdict.WARNING, str(down), cure)
     finally:

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from mypy_boto3_bedrock_runtime import BedrockRuntimeClient
 
 PROVIDER = "bedrock"
+_REGION_GROUPS = frozenset({"us", "eu", "apac", "jp", "au", "ca", "global", "us-gov"})
 _THROTTLED = frozenset({"throttlingexception", "toomanyrequestsexception", "servicequotaexceededexception"})
 _UNAVAILABLE = frozenset(
     {
@@ -207,3 +208,27 @@ def _from_answer(error: ClientError, info: ModelInfo) -> Error:
 def _retry_after(headers: dict[str, str]) -> timedelta | None:
     seconds = headers.get("retry-after", "")
     return timedelta(seconds=min(int(seconds), 3600)) if seconds.isdigit() else None
+
+
+def inspect(settings: ModelsSettings, model: str) -> tuple[str, str]:
+    """Lifecycle and access of a model, as Bedrock's control plane tells them; blocks, for `mneme doctor`.
+
+    Returns:
+        The lifecycle (`ACTIVE`, `LEGACY`) and the account's access (`AUTHORIZED`, `NOT_AUTHORIZED`).
+
+    Raises:
+        Error: PROVIDER_REFUSED or PROVIDER_UNAVAILABLE, with what Bedrock said.
+    """
+    info = model_info(model)
+    session = boto3.Session(profile_name=settings.bedrock_profile or None, region_name=settings.bedrock_region or None)
+    # An inference profile is its model behind a region group: `us.anthropic.…`.
+    base = model.split(".", 1)[1] if model.split(".", 1)[0] in _REGION_GROUPS else model
+    try:
+        with contextlib.closing(
+            session.client("bedrock", endpoint_url=settings.bedrock_control_endpoint_url or None)
+        ) as client:
+            details = client.get_foundation_model(modelIdentifier=base)["modelDetails"]
+            access = client.get_foundation_model_availability(modelId=base)
+    except _FAILURES as error:
+        raise _translated(error, info) from error
+    return details.get("modelLifecycle", {}).get("status", "ACTIVE"), access["authorizationStatus"]
