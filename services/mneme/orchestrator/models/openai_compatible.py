@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 PROVIDER = "openai"
 _NO_KEY = "none"
 """Sent to endpoints that ask for no key; the client refuses to have none."""
+_THROTTLED_CODES = frozenset({"rate_limit_exceeded", "too_many_requests"})
+"""Codes of an error event inside a stream, which has no status."""
+_QUOTA_CODE = "insufficient_quota"
+"""Comes with status 429, but waiting does not help."""
 _OVERFLOW_CODES = frozenset({"context_length_exceeded", "string_above_max_length"})
 
 
@@ -82,7 +86,7 @@ def _translated(error: APIError | json.JSONDecodeError, info: ModelInfo) -> Erro
     """The client's failure as the suite's own."""
     if isinstance(error, json.JSONDecodeError):
         return unavailable(PROVIDER, info.name, "the answer is not valid JSON")
-    if isinstance(error, RateLimitError) and error.code != "insufficient_quota":
+    if error.code in _THROTTLED_CODES or (isinstance(error, RateLimitError) and error.code != _QUOTA_CODE):
         return throttled(PROVIDER, info.name, _retry_after(error))
     if isinstance(error, APIConnectionError):
         return unavailable(PROVIDER, info.name, type(error).__name__)
@@ -97,6 +101,8 @@ def _name(error: APIError) -> str:
     return f"HTTP {error.status_code}" if isinstance(error, APIStatusError) else type(error).__name__
 
 
-def _retry_after(error: APIStatusError) -> timedelta | None:
+def _retry_after(error: APIError) -> timedelta | None:
+    if not isinstance(error, APIStatusError):
+        return None
     seconds = error.response.headers.get("retry-after", "")
     return timedelta(seconds=min(int(seconds), 3600)) if seconds.isdigit() else None
