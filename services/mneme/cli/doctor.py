@@ -6,7 +6,7 @@ import json
 from collections.abc import AsyncIterator
 from dataclasses import asdict, dataclass
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 import uvloop
@@ -147,7 +147,9 @@ async def _redis(effective: Settings) -> Finding:
     cache = Cache(effective.redis)
     try:
         server = await cache.run(lambda redis: redis.info("server"), within=2)
-        commands = await cache.run(lambda redis: redis.command_info("vadd", "ft.search"), within=2)
+        commands = await cache.run(
+            lambda redis: cast("Any", redis).execute_command("COMMAND", "INFO", "vadd", "ft.search"), within=2
+        )
     except CacheDown as down:
         return Finding("redis", Verdict.WARNING, str(down), cure)
     finally:

@@ -276,12 +276,12 @@ class Errors:
         bound = log.bind(method=rpc.method.name, reason=error.reason_name, code=error.code.name, **who)
         if error.reason == errors_pb2.REASON_INTERNAL:
             bound.error("call_failed", exc_info=failure)
-        elif isinstance(failure, grpc.aio.AioRpcError):
-            bound.warning("call_failed", message=error.message, peer_answered=failure.details())
         elif error.code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED):
-            bound.warning("call_failed", message=error.message)
+            answered = {"peer_answered": failure.details()} if isinstance(failure, grpc.aio.AioRpcError) else {}
+            bound.warning("call_failed", message=error.message, **answered)
         else:
-            bound.info("call_failed", message=error.message)
+            # Without the message: that of a refused edit quotes the block.
+            bound.info("call_failed", fields=[violation.field for violation in error.violations])
 
 
 def translate(failure: BaseException, method: str = "") -> Error:
