@@ -70,6 +70,7 @@ def draft(message: pb.Passage, vector: Embedded | None) -> Draft:
     named = message.passage_id if call.current().principal.service else ""
     return Draft(
         passage_id=named or ids.new("passage"),
+        named=bool(named),
         user_id=call.acting_user(message.user_id),
         text=message.text,
         sha256=sha256(message.text),

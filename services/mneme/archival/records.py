@@ -59,9 +59,11 @@ class Author:
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A passage that passed the checks and is not stored yet."""
+    """A passage that is not stored yet."""
 
     passage_id: str
+    named: bool
+    """True when a service chose the id, so that it may be there already."""
     user_id: str
     text: str
     sha256: bytes

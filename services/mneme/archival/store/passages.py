@@ -63,16 +63,26 @@ SELECT
 FROM item ORDER BY position
 """  # noqa: S608
 
+# LATERAL with a limit makes each key a look-up in the unique index, also before the table has statistics; joined
+# freely, a batch of one reads the whole scope.
 _SAME_TEXT = """
-SELECT id, user_id, encode(content_sha256, 'hex') AS sha256
-FROM archival.agent_passages
-WHERE tenant_id = %(tenant)s AND owner_id = %(owner)s AND superseded_by = '' AND (user_id, content_sha256) IN (
-    SELECT u, decode(h, 'hex') FROM unnest(%(users)s::text[], %(hashes)s::text[]) AS wanted(u, h))
+SELECT same.id, wanted.user_id, wanted.sha256
+FROM unnest(%(users)s::text[], %(hashes)s::bytea[]) AS wanted(user_id, sha256)
+CROSS JOIN LATERAL (
+    SELECT p.id FROM archival.agent_passages p
+    WHERE p.tenant_id = %(tenant)s AND p.owner_id = %(owner)s AND p.user_id = wanted.user_id
+        AND p.content_sha256 = wanted.sha256 AND p.superseded_by = ''
+    LIMIT 1
+) same
 """
 
 _SAME_ID = """
-SELECT id, owner_id, user_id, encode(content_sha256, 'hex') AS sha256
-FROM archival.agent_passages WHERE tenant_id = %(tenant)s AND id = ANY(%(ids)s)
+SELECT same.* FROM unnest(%(ids)s::text[]) AS wanted(id)
+CROSS JOIN LATERAL (
+    SELECT p.id, p.owner_id, p.user_id, p.content_sha256 AS sha256 FROM archival.agent_passages p
+    WHERE p.tenant_id = %(tenant)s AND p.id = wanted.id
+    LIMIT 1
+) same
 """
 
 _GET = f"""
@@ -168,7 +178,7 @@ async def known_hashes(
 async def sort_out(tx: Connection, tenant: str, owner: Owner, drafts: Sequence[Draft]) -> Batch:
     """Finds the drafts whose text is stored already or occurs earlier in the batch. The scope must be locked."""
     texts = await _same_text(tx, tenant, owner, [(draft.user_id, draft.sha256) for draft in drafts])
-    ids = await _same_id(tx, tenant, [draft.passage_id for draft in drafts])
+    ids = await _same_id(tx, tenant, [draft.passage_id for draft in drafts if draft.named])
     batch = Batch([], [])
     for draft in drafts:
         key = (draft.user_id, draft.sha256)
@@ -334,16 +344,16 @@ async def delete(tx: Connection, author: Author, old: Passage, provenance: Prove
 async def _same_text(
     tx: Connection, tenant: str, owner: Owner, keys: Sequence[tuple[str, bytes]]
 ) -> dict[tuple[str, bytes], str]:
-    users, hashes = [user for user, _ in keys], [sha256.hex() for _, sha256 in keys]
+    users, hashes = [user for user, _ in keys], [sha256 for _, sha256 in keys]
     found = await tx.execute(_SAME_TEXT, {"tenant": tenant, "owner": owner.id, "users": users, "hashes": hashes})
-    return {(row["user_id"], bytes.fromhex(row["sha256"])): row["id"] for row in await found.fetchall()}
+    return {(row["user_id"], row["sha256"]): row["id"] for row in await found.fetchall()}
 
 
 async def _same_id(tx: Connection, tenant: str, ids: Sequence[str]) -> dict[str, tuple[str, str, bytes]]:
+    if not ids:
+        return {}
     found = await tx.execute(_SAME_ID, {"tenant": tenant, "ids": list(ids)})
-    return {
-        row["id"]: (row["owner_id"], row["user_id"], bytes.fromhex(row["sha256"])) for row in await found.fetchall()
-    }
+    return {row["id"]: (row["owner_id"], row["user_id"], row["sha256"]) for row in await found.fetchall()}
 
 
 def _taken(passage_id: str) -> Error:

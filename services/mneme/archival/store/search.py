@@ -37,20 +37,22 @@ _CANDIDATES = """
 SELECT p.id, p.created_at, p.importance, p.superseded_by, {cosine} AS cosine, m.bm25,
     {vector} AS vector,
     (SELECT max(total) FROM words) AS total,
-    (SELECT count(*) FROM meaning) AS considered
+    (SELECT count(*) FROM meaning) AS considered,
+    {best} AS best
 FROM (SELECT id FROM meaning UNION SELECT id FROM words) c
 JOIN archival.agent_passages p ON p.tenant_id = %(tenant)s AND p.id = c.id
 LEFT JOIN lexical_match m ON m.document_id = p.id AND m.scope = p.owner_id
 """
 
 # What the query's words could weigh at most: a word that occurs in no document counts like the rarest there could be.
-_BEST_POSSIBLE = """
-SELECT
-    coalesce((SELECT sum(idf) FROM lexical_asked), 0)
-    + (cardinality(%(lexical_terms)s::text[]) - (SELECT count(DISTINCT term) FROM lexical_asked))
-    * coalesce((SELECT ln(1 + (max(document_count) + 0.5) / 0.5) FROM archival.lexical_scope
-        WHERE tenant_id = %(tenant)s AND scope = ANY(%(lexical_scopes)s)), 0) AS best
-"""
+_BEST_POSSIBLE = """(
+    SELECT coalesce(max(known.idf), 0) + min(unknown.terms) * coalesce(max(unknown.idf), 0)
+    FROM (SELECT sum(idf) AS idf FROM lexical_asked GROUP BY scope) known
+    FULL JOIN (
+        SELECT cardinality(%(lexical_terms)s::text[]) - (SELECT count(DISTINCT term) FROM lexical_asked) AS terms,
+            ln(1 + (max(document_count) + 0.5) / 0.5) AS idf
+        FROM archival.lexical_scope WHERE tenant_id = %(tenant)s AND scope = ANY(%(lexical_scopes)s)
+    ) unknown ON true)"""
 
 _CHANGED = """
 SELECT s.revision, s.revision > %(since)s AND (
@@ -102,12 +104,13 @@ async def candidates(tx: Connection, tenant: str, query: Query) -> tuple[list[Ca
     ) + _CANDIDATES.format(
         cosine=_COSINE if by_meaning else "NULL::double precision",
         vector="p.embedding" if query.with_vectors and by_meaning else "NULL::halfvec",
+        best=_BEST_POSSIBLE if by_meaning and query.text else "0",
     )
     rows = await (await tx.execute(statement, values)).fetchall()
     if not rows:
         return [], WordStatistics()
-    best = await _best_possible(tx, tenant, words) if query.text and by_meaning else 0.0
-    statistics = WordStatistics(rows[0]["total"] or 0, rows[0]["considered"], best)
+    first = rows[0]
+    statistics = WordStatistics(first["total"] or 0, first["considered"], float(first["best"] or 0))
     return [_candidate(row) for row in rows], statistics
 
 
@@ -145,13 +148,6 @@ async def unchanged(
     row = await (await tx.execute(statement, values)).fetchone()
     assert row is not None
     return not row["changed"] and row["revision"] >= since, int(row["revision"])
-
-
-async def _best_possible(tx: Connection, tenant: str, words: dict[str, object]) -> float:
-    statement = f"WITH {lexical.bm25_cte('archival')} {_BEST_POSSIBLE}"
-    row = await (await tx.execute(statement, {**words, "tenant": tenant})).fetchone()
-    assert row is not None
-    return float(row["best"])
 
 
 def _candidate(row: dict[str, Any]) -> Candidate:
