@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Awaitable, Callable
 from typing import Protocol, TypeVar
@@ -69,11 +70,11 @@ async def once(
     Raises:
         Error: REQUEST_ID_REUSED, when the id came with other content or to another method before.
     """
-    table = sql.Identifier(schema, "request")
+    claiming, recording = _statements(schema)
     method = request.DESCRIPTOR.full_name
     digest = hashlib.sha256(request.SerializeToString(deterministic=True)).digest()
     claim = {"request_id": request.request_id, "method": method, "sha256": digest}
-    row = await (await tx.execute(sql.SQL(_CLAIM).format(table=table), claim)).fetchone()
+    row = await (await tx.execute(claiming, claim)).fetchone()
     assert row is not None
     if not row["first"]:
         if (row["method"], row["request_sha256"]) != (method, digest):
@@ -81,8 +82,16 @@ async def once(
         return response_type.FromString(row["response"])
     response = await run()
     record = {"request_id": request.request_id, "response": response.SerializeToString()}
-    await tx.execute(sql.SQL(_RECORD).format(table=table), record)
+    await tx.execute(recording, record)
     return response
+
+
+@functools.cache
+def _statements(schema: str) -> tuple[bytes, bytes]:
+    """The claim and the record of one schema, composed once."""
+    table = sql.Identifier(schema, "request")
+    claim, record = (sql.SQL(text).format(table=table).as_bytes(None) for text in (_CLAIM, _RECORD))
+    return claim, record
 
 
 def _reused(request_id: str) -> Error:
