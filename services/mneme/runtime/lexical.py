@@ -8,7 +8,7 @@ words say nothing about another's. The transaction that writes a document indexe
     await lexical.remove(tx, "archival", scope=agent_id, document_ids=[passage_id])
     await lexical.remove_scope(tx, "archival", scope=agent_id)
 
-An update removes and indexes again.
+An update removes and indexes again. A store that writes in one statement adds `index_cte` to it instead.
 
 A search puts the fragment in front of its own statement and joins `lexical_match(scope, document_id, bm25)`:
 
@@ -132,7 +132,16 @@ async def index(tx: Connection, schema: str, documents: Sequence[Document]) -> N
     """Makes documents findable at the commit, in one statement. They must not be in the index yet."""
     documents = [doc for doc in documents if doc.length]
     if documents:
-        await tx.execute(_of(_INDEX, schema), _index_parameters(documents))
+        statement = f"WITH {index_cte(schema)} SELECT 1"
+        await tx.execute(statement, {"tenant": call.tenant(), **index_parameters(documents)})
+
+
+def index_cte(schema: str) -> str:
+    """Returns the common table expressions of `index`, for a store's own statement.
+
+    They lock the row of the scope: what else the statement locks must come before them.
+    """
+    return _of(_INDEX, schema)
 
 
 async def remove(tx: Connection, schema: str, *, scope: str, document_ids: Sequence[str]) -> int:
@@ -172,15 +181,14 @@ def bm25_cte(schema: str) -> str:
     return _of(_BM25, schema)
 
 
-def _index_parameters(documents: Sequence[Document]) -> dict[str, object]:
-    """Returns the parameters of the statement behind `index`."""
+def index_parameters(documents: Sequence[Document]) -> dict[str, object]:
+    """Returns the parameters of `index_cte`; beside them the statement needs `tenant`. Each document has terms."""
     words = [
         (term, frequency, number)
         for number, doc in enumerate(documents, start=1)
         for term, frequency in doc.frequencies.items()
     ]
     return {
-        "tenant": call.tenant(),
         "lexical_terms": [word[0] for word in words],
         "lexical_frequencies": [word[1] for word in words],
         "lexical_documents": [word[2] for word in words],
@@ -283,13 +291,13 @@ def _keys(*names: str) -> list[Column[str]]:
 
 
 _INDEX = """
-    WITH word AS MATERIALIZED (
+    lexical_word AS MATERIALIZED (
         SELECT d.scope, d.document_id, d.length, w.term, w.frequency
         FROM unnest(%(lexical_terms)s::text[], %(lexical_frequencies)s::int[], %(lexical_documents)s::int[])
             AS w(term, frequency, number)
         JOIN unnest(%(lexical_scopes)s::text[], %(lexical_ids)s::text[], %(lexical_lengths)s::int[])
             WITH ORDINALITY AS d(scope, document_id, length, number) USING (number)
-    ), scoped AS (
+    ), lexical_scoped AS (
         INSERT INTO {schema}.lexical_scope AS s (tenant_id, scope, document_count, total_length)
         SELECT %(tenant)s, scope, count(*), sum(length)
         FROM unnest(%(lexical_scopes)s::text[], %(lexical_lengths)s::int[]) AS d(scope, length)
@@ -298,20 +306,21 @@ _INDEX = """
             document_count = s.document_count + EXCLUDED.document_count,
             total_length = s.total_length + EXCLUDED.total_length
         RETURNING scope
-    ), counted AS (
-        -- Joined with `scoped`, so that the scope's row is locked before any of its terms.
+    ), lexical_counted AS (
+        -- Joined with `lexical_scoped`, so that the scope's row is locked before any of its terms.
         INSERT INTO {schema}.lexical_term AS t (tenant_id, scope, term, document_count)
-        SELECT %(tenant)s, scope, term, count(*) FROM word JOIN scoped USING (scope)
+        SELECT %(tenant)s, scope, term, count(*) FROM lexical_word JOIN lexical_scoped USING (scope)
         GROUP BY scope, term ORDER BY scope, term
         ON CONFLICT (tenant_id, scope, term) DO UPDATE SET
             document_count = t.document_count + EXCLUDED.document_count
-    ), added AS (
+    ), lexical_added AS (
         INSERT INTO {schema}.lexical_document (tenant_id, scope, document_id, length, terms)
-        SELECT %(tenant)s, scope, document_id, length, array_agg(term) FROM word
+        SELECT %(tenant)s, scope, document_id, length, array_agg(term) FROM lexical_word
         GROUP BY scope, document_id, length
-    )
-    INSERT INTO {schema}.lexical_posting (tenant_id, scope, term, document_id, frequency, length)
-    SELECT %(tenant)s, scope, term, document_id, frequency, length FROM word"""
+    ), lexical_posted AS (
+        INSERT INTO {schema}.lexical_posting (tenant_id, scope, term, document_id, frequency, length)
+        SELECT %(tenant)s, scope, term, document_id, frequency, length FROM lexical_word
+    )"""
 
 _BM25 = """
     lexical_asked AS (

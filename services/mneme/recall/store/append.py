@@ -1,4 +1,4 @@
-"""Appending to a conversation: the hot path of every turn, in two statements."""
+"""Appending to a conversation: the hot path of every turn, in one statement."""
 
 from __future__ import annotations
 
@@ -24,18 +24,21 @@ class RefusedError(Exception):
     """The batch cannot be appended as it stands. The transaction is lost; `settle` says why in a new one."""
 
 
-# The conversation's row is locked first, and its numbers are read after that: two writers take turns, without
-# gaps.
-_APPEND = """
+_TOMBSTONE = """
+SELECT t.subject_id, t.create_time
+FROM (VALUES ('agent', %(agent)s), ('conversation', %(conversation)s), ('user', %(user)s)) AS s (kind, id)
+JOIN recall.tombstone t ON t.tenant_id = %(tenant)s AND t.subject_kind = s.kind AND t.subject_id = s.id
+"""
+
+# The conversation's row is locked first, and its numbers are read after that: two writers take turns, without gaps.
+# The word counters, which all conversations of an agent share, are locked last and so for the shortest time.
+_APPEND = f"""
 WITH head AS (
     INSERT INTO recall.conversation AS c (
         tenant_id, conversation_id, agent_id, user_id, next_sequence, window_start, evicted_count,
         summary_version, create_time)
     SELECT %(tenant)s, %(conversation)s, %(agent)s, %(user)s, 1 + %(count)s, 1, 0, 0, clock_timestamp()
-    WHERE NOT EXISTS (
-            SELECT 1 FROM recall.tombstone t
-            WHERE t.tenant_id = %(tenant)s AND (t.subject_kind, t.subject_id) IN (
-                ('agent', %(agent)s), ('conversation', %(conversation)s), ('user', %(user)s)))
+    WHERE NOT EXISTS ({_TOMBSTONE})
         AND (%(expected)s <= 1 OR EXISTS (
             SELECT 1 FROM recall.conversation k
             WHERE k.tenant_id = %(tenant)s AND k.conversation_id = %(conversation)s))
@@ -69,14 +72,14 @@ WITH head AS (
     UPDATE recall.tool_call t SET result_sequence = h.first + r.number
     FROM head h, unnest(%(result_ids)s::text[], %(result_numbers)s::int[]) AS r (call_id, number)
     WHERE t.tenant_id = %(tenant)s AND t.conversation_id = %(conversation)s AND t.call_id = r.call_id
-        AND t.result_sequence IS NULL
+        AND t.call_id = ANY(%(result_ids)s::text[]) AND t.result_sequence IS NULL
     RETURNING t.call_id
 ), queued AS (
     INSERT INTO recall.index_queue (tenant_id, message_id, attempts, due_time)
     SELECT %(tenant)s, q.id, 0, h.now FROM head h, unnest(%(queued_ids)s::text[]) AS q (id)
-)
+), {lexical.index_cte(SCHEMA)}
 SELECT h.first, h.user_id, h.now, (SELECT array_agg(call_id) FROM answered) AS answered FROM head h
-"""
+"""  # noqa: S608
 
 
 async def append(tx: Connection, batch: Batch, documents: Sequence[lexical.Document]) -> Appended:
@@ -85,7 +88,7 @@ async def append(tx: Connection, batch: Batch, documents: Sequence[lexical.Docum
     Args:
         tx: Tenant transaction.
         batch: Checked by `rules.check_batch`.
-        documents: Terms of each message to index, by message id; the others are never searched.
+        documents: Terms of each message to be searched, none of them empty.
 
     Raises:
         RefusedError: Something stands against it; call `settle` in a new transaction.
@@ -93,7 +96,8 @@ async def append(tx: Connection, batch: Batch, documents: Sequence[lexical.Docum
     """
     searched = {doc.document_id for doc in documents}
     try:
-        row = await (await tx.execute(_APPEND, _parameters(batch, searched))).fetchone()
+        parameters = _parameters(batch, searched) | lexical.index_parameters(documents)
+        row = await (await tx.execute(_APPEND, parameters)).fetchone()
     except errors.UniqueViolation as error:
         raise RefusedError from error
     if row is None:
@@ -102,7 +106,6 @@ async def append(tx: Connection, batch: Batch, documents: Sequence[lexical.Docum
     for number, call_id in open_results(batch.messages):
         if call_id not in answered:
             raise unanswerable(number, call_id)
-    await lexical.index(tx, SCHEMA, documents)
     return Appended(
         tuple(
             _stored(batch, message, row["first"] + number, row["user_id"], row["now"], searched)
@@ -148,13 +151,6 @@ async def settle(tx: Connection, batch: Batch) -> Appended:
 _HEAD = """
 SELECT agent_id, user_id, next_sequence FROM recall.conversation
 WHERE tenant_id = %(tenant)s AND conversation_id = %(conversation)s
-"""
-
-_TOMBSTONE = """
-SELECT subject_id, create_time FROM recall.tombstone
-WHERE tenant_id = %(tenant)s AND (subject_kind, subject_id) IN (
-    ('agent', %(agent)s), ('conversation', %(conversation)s), ('user', %(user)s))
-LIMIT 1
 """
 
 
