@@ -1,0 +1,202 @@
+"""Tells a question that stands for itself from everything else, so that nothing else is ever looked up.
+
+A statement must reach the model, which may have to remember it; an elliptical question means another thing in each
+conversation. Both mistakes are not alike: a question taken for a statement costs one model call, a statement taken for
+a question may lose a fact. So whatever is not clearly a self-contained question is not looked up. English and
+Chinese have tables; in other languages only a text that ends with a question mark and is no fragment counts.
+"""
+
+from __future__ import annotations
+
+import re
+from enum import StrEnum
+
+
+class Kind(StrEnum):
+    """What a text is."""
+
+    QUESTION = "question"
+    """A question that can be answered without its conversation."""
+    ELLIPTICAL = "elliptical"
+    """A question that needs its conversation."""
+    STATEMENT = "statement"
+    """Anything else, also where only one sentence of several is one."""
+
+
+_HAN = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]")
+_KANA_HANGUL = re.compile(r"[\u3040-\u30ff\uac00-\ud7af]")
+_ASKS = re.compile(r"[?？؟;]\s*[\"'”’)）»]*\s*$")
+_ABBREVIATION = re.compile(r"\b(dr|mr|mrs|ms|prof|st|vs|no|nr|inc|ltd|co|e\.g|i\.e|etc|u\.s|u\.k)\.", re.IGNORECASE)
+_SENTENCE = re.compile(r"(?<=[.!?。！？；;…])(?=\s|[^\x00-\x7f])|(?<=[。！？；])|\n+")
+_FRAGMENT_WORDS = 4
+
+
+def classify(text: str) -> Kind:
+    """Returns what a text is, as the worst of its sentences: statement, then elliptical, then question."""
+    joined = _ABBREVIATION.sub(lambda match: match.group(1), text.replace("’", "'"))
+    sentences = [part.strip() for part in _SENTENCE.split(joined) if part and re.search(r"\w", part)]
+    kinds = {_sentence(sentence) for sentence in sentences} - {None}
+    if not kinds or Kind.STATEMENT in kinds:
+        return Kind.STATEMENT
+    return Kind.ELLIPTICAL if Kind.ELLIPTICAL in kinds else Kind.QUESTION
+
+
+def _sentence(sentence: str) -> Kind | None:
+    """The kind of one sentence; None for a greeting, which says nothing."""
+    if _HAN.search(sentence) and not _KANA_HANGUL.search(sentence):
+        return _chinese(sentence)
+    return _english(sentence)
+
+
+# English
+
+_FILLER = re.compile(
+    r"^(?:(?:hi|hello|hey|hiya|good (?:morning|afternoon|evening|day)|dear (?:all|team)|please|pls|thanks|thank you"
+    r"(?: very much| so much)?|many thanks|ok|okay|well|so|um+|excuse me|sorry|quick question|question"
+    r"|just wondering)(?: there)?\b[\s,.!:;-]*)+",
+    re.IGNORECASE,
+)
+_INTERROGATIVE = r"what(?:'s|s|'re)?|who(?:'s|m|se)?|which|where(?:'s)?|when(?:'s)?|why(?:'s)?|how(?:'s)?"
+_AUXILIARY = (
+    r"is|are|am|was|were|do|does|did|can|could|will|would|shall|should|may|might|must|has|have|had"
+    r"|isn't|aren't|wasn't|weren't|don't|doesn't|didn't|can't|cannot|couldn't|won't|wouldn't|shouldn't|hasn't|haven't"
+)
+_SUBJECT = (
+    r"i|you|he|she|it|we|they|there|the|a|an|my|your|his|her|its|our|their|this|that|these|those|any|some|all|every"
+    r"|each|both|no|most|many|more|people|someone|anyone|everyone"
+)
+_PREPOSITION = r"(?:in|on|at|for|from|to|of|with|by|about|under|until|since|during|after|before)\s+"
+_ASKS_ENGLISH = re.compile(rf"^(?:{_PREPOSITION})?(?:{_INTERROGATIVE}|{_AUXILIARY})\b", re.IGNORECASE)
+# Without a question mark the order of words must show it: "where is the shop", not "where I live".
+_ASKS_UNMARKED = re.compile(
+    rf"^(?:{_PREPOSITION})?(?:"
+    rf"(?:what|which|where|when|why|how)(?:'s|s|'re)?\b(?!\s+(?:i|you|he|she|it|we|they|an?|my|your|our|the)\b)"
+    rf"|who(?:'s|m|se)?\b(?!\s+(?:i|you|we|they)\b)"
+    rf"|(?:is|are|am|was|were|does|did|can|could|will|would|shall|should|may|must|has)(?:n't)?\s+(?:{_SUBJECT}|\w+s?)\b"
+    rf"|(?:do|have|had|don't|haven't)\s+(?:{_SUBJECT})\b(?!.*\bplease$))",
+    re.IGNORECASE,
+)
+_REQUEST = re.compile(
+    r"^(?:(?:can|could|would|will) you (?:please )?)?(?:tell me|explain|describe|define|list|name|show me|summari[sz]e"
+    r"|compare|translate|calculate|compute|give me (?:a|an|the|some|all|examples?))\b",
+    re.IGNORECASE,
+)
+# A clause of this kind tells something, also in front of a question.
+_TELLS = re.compile(
+    r"^(?:and |but |because |since |as |if |when |while |now )?(?:i|i'm|i've|i'd|i'll|we|we're|we've|my|our|this is"
+    r"|that is|that's|it's|it is|call me|remember|note that|fyi|for your information|there is"
+    r"|there are|let me|let's)\b",
+    re.IGNORECASE,
+)
+_COMMANDS = re.compile(
+    r"^(?:(?:can|could|will|would) you (?:please |kindly )?|please |kindly )?"
+    r"(?:remember|memori[sz]e|note|write|remind|save|store|forget|delete|remove|update|change|book|order|buy|cancel|send"
+    r"|schedule|call|set|sign|make sure|keep in mind)\b",
+    re.IGNORECASE,
+)
+_OPENS_ON_CONTEXT = re.compile(
+    r"^(?:and|but|or|then|also|plus|what about|how about|what else|who else|where else|anything else|any other"
+    r"|any others|anyone else|which ones?|what if|same|really|are you sure|such as|like what|how so|how come|why not"
+    r"|more|continue|go on|again|yes|no|nope|yeah)\b",
+    re.IGNORECASE,
+)
+_POINTS_ELSEWHERE = re.compile(
+    r"\b(?:it|its|it's|they|them|their|theirs|they're|he|she|him|her|hers|his|he's|she's|these|those"
+    r"|(?:the |that |this |which |another |other |first |second |third |last |next )ones?"
+    r"|other|another|others|former|latter|previous|previously|above|below|aforementioned|earlier|instead|else|too|either"
+    r"|again|same|likewise|as well|just now|so far|you (?:just )?(?:said|mentioned|told|meant|wrote|suggested|listed)"
+    r"|(?:did|have|had) (?:i|you|we) (?:just )?(?:say|said|mention|mentioned|tell|told|ask|asked|mean|discuss)"
+    r"|we (?:just )?(?:discussed|talked|said)"
+    r"|this(?! (?:year|month|week|weekend|morning|afternoon|evening|quarter|season|spring|summer|autumn|winter|time)\b)"
+    r"|that(?=$|\s+(?:is|was|one|mean|means|work|works|cost|costs|be|for|in|of|to|at|on|go|go\w*|do|does|still)\b)"
+    r"|(?:is|are|was|were|do|does|did|about|of|for|with|like|after|before|than|why|how|if|would|will|can|could) that"
+    r"|(?:over|in|out|up|from|go|get|going|back|be|been|were|to) there|here)\b",
+    re.IGNORECASE,
+)
+_EMPTY_IT = re.compile(
+    r"\b(?:is|was|would|will) it (?:be )?(?:true|possible|safe|ok|okay|legal|illegal|allowed|permitted|normal|necessary"
+    r"|worth|better|important|bad|good|healthy|rude|hard|easy|difficult|correct)\b(?=\s+(?:to|that|for|if)\b)"
+    r"|\b(?:does|did|will|would) it (?:take|cost) to\b|\b(?:does|will|would) it (?:take|cost) for\b",
+    re.IGNORECASE,
+)
+_BARE = re.compile(
+    rf"^(?:(?:{_INTERROGATIVE}|much|many|long|far|old|often|for|so|then|now|exactly|really|not|to|from|with"
+    rf"|(?:{_AUXILIARY})|i|you|we|there|one)\s*)+$",
+    re.IGNORECASE,
+)
+_WHO_ARE_YOU = re.compile(
+    r"^(?:who|how|what) (?:are|can|do) you(?: do)?$|^(?:who|what) am i$|^how old are you$", re.IGNORECASE
+)
+
+
+def _english(sentence: str) -> Kind | None:
+    marked = bool(_ASKS.search(sentence))
+    text = _FILLER.sub("", sentence).strip(" \t,.!?？;:\"'()")
+    if not text:
+        return None
+    clauses = [clause.strip() for clause in re.split(r"[,;:]\s|\s[-–—]\s", text)]
+    asks = [bool(_ASKS_ENGLISH.match(clause) or _REQUEST.match(clause)) for clause in clauses]
+    told = any(_TELLS.match(clause) and not ask for clause, ask in zip(clauses, asks, strict=True))
+    if told or _COMMANDS.match(text):
+        return Kind.STATEMENT
+    if not marked and not any(_ASKS_UNMARKED.match(clause) or _REQUEST.match(clause) for clause in clauses):
+        return Kind.ELLIPTICAL if _OPENS_ON_CONTEXT.match(text) else Kind.STATEMENT
+    fragment = not any(asks) and len(text.split()) <= _FRAGMENT_WORDS
+    if fragment or _needs_context(text):
+        return Kind.ELLIPTICAL
+    return Kind.QUESTION
+
+
+def _needs_context(text: str) -> bool:
+    if _WHO_ARE_YOU.match(text):
+        return False
+    rest = _EMPTY_IT.sub(" ", text)
+    return bool(_OPENS_ON_CONTEXT.match(text) or _BARE.match(text) or _POINTS_ELSEWHERE.search(rest))
+
+
+# Chinese
+
+_ASKS_CHINESE = re.compile(
+    r"什么|甚么|啥|谁|哪|怎么|怎样|怎麼|咋|如何|为什么|为何|為什麼|几(?=[个点岁月号天年次种位家条元块])|多少|多久|多大|多长|多远|多高|多重"
+    r"|是否|有没有|有沒有|能不能|可不可以|可否|能否|是不是|会不会|會不會|要不要|对不对|行不行|好不好|何时|何处|吗|嗎|么(?=[?？]|$)"
+)
+_REQUEST_CHINESE = re.compile(
+    r"^(?:请|麻烦)?(?:你|您)?(?:能|可以)?(?:帮我|给我)?(?:问一下|问|告诉我|解释|介绍|列出|说明|描述|比较|翻译|计算|总结)"
+)
+_FILLER_CHINESE = re.compile(
+    r"^(?:(?:你好|您好|嗨|早上好|下午好|晚上好|请问|打扰一下|打扰了|不好意思|谢谢|好的|嗯)(?:啊|呀)?[\s,，。.!！:：、]*)+"
+)
+_TELLS_CHINESE = re.compile(r"^(?:我|我们|咱们|本人|请?记住|请?记得|请?记下|顺便说|因为我|由于我|如果我|既然我)")
+_COMMANDS_CHINESE = re.compile(r"记住|记得|记下|别忘|提醒我|帮我(?:订|取消|删|改|发|买|设)|忘掉|删除我|叫我")
+_OPENS_ON_CONTEXT_CHINESE = re.compile(
+    r"^(?:那么?|那|这么?|还有|然后|另外|而且|所以|但是|可是|不过|或者|以及|还|再|又|继续|同样|真的|确定|你确定|比如|例如|其他|其它|别的)"
+)
+_POINTS_ELSEWHERE_CHINESE = re.compile(
+    r"它|[她牠]|(?<![其吉])他|这|那(?!不勒斯|曲|英)|其他|其它|别的|另外?一|前者|后者|上面|上述|以上|前面|后面|刚才|刚刚|之前(?:说|提|讲)"
+    r"|你(?:刚|之前)?(?:说|提到|讲)的|我(?:刚|之前)(?:说|问|提)|也(?!门|许)|此(?=[人事物时种类])|该(?=[人事物产店公服])|同样|再(?:说|来|讲|给)"
+)
+_BARE_CHINESE = re.compile(
+    r"^(?:为什么|为何|怎么(?:办|样|说|回事)?|什么|啥|谁|哪(?:个|里|儿|些|种|一个)?|几(?:个|点)?|多少(?:钱)?|多久|多大|何时|什么时候"
+    r"|什么意思|是|对|好|可以|行|真的|是真的|确定|如何|第[一二三四五六七八九十\d]+个|下一个|换一个|详细点|具体点)(?:吗|呢|呀|啊|吧)?$"
+)
+_PARTICLE = re.compile(r"呢[?？!！。\s]*$")
+
+
+def _chinese(sentence: str) -> Kind | None:
+    marked = bool(_ASKS.search(sentence))
+    text = _FILLER_CHINESE.sub("", sentence).strip(" \t,，.。!！?？;；:：\"'“”()（）")
+    if not text:
+        return None
+    clauses = [clause.strip() for clause in re.split(r"[,，;；:：]\s*", text) if clause.strip()]
+    asks = [bool(_ASKS_CHINESE.search(clause) or _REQUEST_CHINESE.match(clause)) for clause in clauses]
+    told = any(_TELLS_CHINESE.match(clause) and not ask for clause, ask in zip(clauses, asks, strict=True))
+    if told or _COMMANDS_CHINESE.search(text) or not (marked or any(asks) or _PARTICLE.search(sentence)):
+        return Kind.STATEMENT
+    trailing = bool(_PARTICLE.search(text)) and not any(asks)
+    fragment = not any(asks) and len(text) <= _FRAGMENT_WORDS
+    context = (
+        _OPENS_ON_CONTEXT_CHINESE.match(text) or _BARE_CHINESE.match(text) or _POINTS_ELSEWHERE_CHINESE.search(text)
+    )
+    if trailing or fragment or context:
+        return Kind.ELLIPTICAL
+    return Kind.QUESTION

@@ -1,0 +1,137 @@
+"""Reads requests into what the cache works with, and checks what a caller's credential may touch."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import random
+import time
+
+from google.protobuf.duration_pb2 import Duration
+
+from mneme.errors.v1 import errors_pb2
+from mneme.runtime import call
+from mneme.runtime.errors import Error, invalid
+from mneme.semantic_cache import basis as bases
+from mneme.semantic_cache.addresses import Scope, address
+from mneme.semantic_cache.answering import Query
+from mneme.semantic_cache.basis import Basis
+from mneme.semantic_cache.normalising import normalise
+from mneme.semantic_cache.questions import Kind, classify
+from mneme.semantic_cache.store import Stored
+from mneme.semantic_cache.v1 import semantic_cache_pb2 as pb
+
+
+class Reader:
+    """Turns messages into queries and entries, in the name of the running call's principal."""
+
+    def __init__(self, secret: bytes, *, jitter: float) -> None:
+        """Args:
+        secret: Keeps questions from being guessed by their keys.
+        jitter: Part of an entry's life by which it ends earlier, at random.
+        """
+        self._secret = secret
+        self._jitter = jitter
+
+    def query(self, key: pb.CacheKey, max_age: Duration | None = None) -> Query:
+        """Returns what a request asks for.
+
+        Raises:
+            Error: The credential is bound to another user, or the basis contradicts itself.
+        """
+        scope = self.scope(key.scope)
+        normalised = normalise(key.question)
+        return Query(
+            address=address(self._secret, scope, fingerprint=key.fingerprint, question=normalised),
+            kind=classify(key.question),
+            normalised=normalised,
+            basis=self.basis(key.basis),
+            max_age=None if max_age is None else seconds(max_age, "max_age"),
+        )
+
+    def scope(self, scope: pb.CacheScope) -> Scope:
+        """Returns a scope of the credential's tenant; empty for the user is the scope that all users share."""
+        if scope.user_id:
+            call.acting_user(scope.user_id)
+        return Scope(call.tenant(), scope.agent_id, scope.user_id)
+
+    def basis(self, basis: pb.Basis) -> Basis:
+        """Returns the revisions in canonical form."""
+        return bases.of((revision.scope, revision.revision) for revision in basis.revisions)
+
+    def stored(self, query: Query, key: pb.CacheKey, sent: pb.CacheEntry, entry_id: str, life: float) -> Stored:
+        """Returns the entry to store: what the caller sent, with what only the server knows.
+
+        Args:
+            query: Read from the key.
+            key: The question.
+            sent: The answer.
+            entry_id: Its id.
+            life: Longest life, in seconds.
+        """
+        if not sent.answer:
+            raise invalid("entry.answer", "must not be empty")
+        principal = call.current().principal
+        now = time.time()
+        entry = pb.CacheEntry(
+            entry_id=entry_id,
+            question=key.question,
+            answer=sent.answer,
+            basis=key.basis,
+            run_id=sent.run_id,
+            model=sent.model,
+            author=principal.user or principal.actor,
+            passage_ids=sent.passage_ids,
+            token_count=sent.token_count,
+            model_seconds=sent.model_seconds,
+        )
+        entry.create_time.FromNanoseconds(int(now * 1e9))
+        ends = now + life * (1 - self._jitter * random.random())  # noqa: S311 - spreads load, keeps no secret
+        entry.expire_time.FromNanoseconds(int(ends * 1e9))
+        return Stored(entry, query.basis.digest)
+
+    def question_hmac(self, question: str) -> str:
+        """Returns a keyed hash of a question, normalised: for counting, never for reading."""
+        return hmac.new(self._secret, normalise(question).encode(), hashlib.sha256).hexdigest()
+
+    def check_self_contained(self, query: Query) -> None:
+        """Returns when the question would ever be looked up; refuses it otherwise."""
+        if query.kind is not Kind.QUESTION:
+            raise invalid("key.question", f"is not looked up: {query.kind} instead of a self-contained question")
+
+    def check_writable(self, scope: Scope) -> None:
+        """Returns when the caller may change what all users of the scope get.
+
+        Raises:
+            Error: REASON_USER_NOT_ALLOWED, when a credential of one user writes to the scope that all share.
+        """
+        principal = call.current().principal
+        if principal.user and not principal.service and scope.user_id != principal.user:
+            raise Error(
+                errors_pb2.REASON_USER_NOT_ALLOWED,
+                "the credential is bound to one user and may not change what all users share",
+                metadata={"field": "scope.user_id"},
+            )
+
+    def may_remove(self, scope: Scope) -> bool:
+        """Whether the caller may remove an entry of the scope."""
+        principal = call.current().principal
+        if not principal.user:
+            return True
+        return scope.user_id == principal.user or (not scope.user_id and bool(principal.service))
+
+    def may_judge(self, scope: Scope) -> bool:
+        """Whether an entry of the scope may have been served to the caller."""
+        return call.current().principal.user in ("", scope.user_id) or not scope.user_id
+
+
+def seconds(duration: Duration, field: str) -> float:
+    """Returns a duration in seconds.
+
+    Raises:
+        Error: REASON_INVALID_FIELD, when it is negative.
+    """
+    value = duration.ToTimedelta().total_seconds()
+    if value < 0:
+        raise invalid(field, f"{value:g} s is negative", value=f"{value:g}")
+    return value

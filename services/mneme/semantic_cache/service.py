@@ -1,0 +1,366 @@
+"""gRPC in and out of the semantic cache.
+
+Served today is the exact tier: the same question, normalised. Look-ups never answer TIER_SEMANTIC.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from dataclasses import replace
+from typing import Any
+
+import grpc.aio
+
+from mneme.common.v1 import common_pb2
+from mneme.errors.v1 import errors_pb2
+from mneme.runtime import call, ids
+from mneme.runtime.auth import SuiteKeys
+from mneme.runtime.component import Component, Runtime
+from mneme.runtime.errors import Error, invalid
+from mneme.runtime.idempotency import once
+from mneme.runtime.redis import Cache, CacheDown
+from mneme.semantic_cache.addresses import Address, Scope
+from mneme.semantic_cache.answering import Answering, Query
+from mneme.semantic_cache.bounds import wrong_upper_bound
+from mneme.semantic_cache.reading import Reader, seconds
+from mneme.semantic_cache.statistics import Statistics
+from mneme.semantic_cache.store import EntryStore, JudgedStore, Purged, Sample, Subject
+from mneme.semantic_cache.v1 import semantic_cache_pb2 as pb
+from mneme.semantic_cache.v1 import semantic_cache_pb2_grpc as pb_grpc
+from mneme.settings import SemanticCacheSettings
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+_SCHEMA = "semantic_cache"
+_KEYS = "mneme:query"
+_GONE = "gone"
+
+
+class SemanticCacheComponent(pb_grpc.SemanticCacheServiceServicer):
+    """The service `mneme.semantic_cache.v1.SemanticCacheService`."""
+
+    def __init__(
+        self,
+        *,
+        answering: Answering,
+        reader: Reader,
+        entries: EntryStore,
+        judged: JudgedStore,
+        statistics: Statistics,
+        cache: Cache,
+        has_redis: bool,
+        settings: SemanticCacheSettings,
+    ) -> None:
+        """Args:
+        answering: Look-ups and leases.
+        reader: Reads requests.
+        entries: What is in Redis.
+        judged: What is in PostgreSQL.
+        statistics: Counts by tenant and agent.
+        cache: Knows whether Redis answers.
+        has_redis: Whether a Redis is configured at all.
+        settings: Of this service.
+        """
+        self._answering = answering
+        self._reader = reader
+        self._entries = entries
+        self._judged = judged
+        self._statistics = statistics
+        self._cache = cache
+        self._has_redis = has_redis
+        self._settings = settings
+
+    def register(self, server: grpc.aio.Server) -> None:
+        """Adds the servicer to the server."""
+        pb_grpc.add_SemanticCacheServiceServicer_to_server(self, server)
+
+    async def start(self) -> None:
+        """Nothing runs in the background."""
+
+    async def drain(self) -> None:
+        """Lets those who wait for another caller's answer go on without it."""
+        await self._answering.close()
+
+    async def stop(self) -> None:
+        """Nothing is held."""
+
+    async def ready(self) -> None:
+        """Returns when PostgreSQL answers; without Redis every look-up is a miss, which is service enough."""
+        await self._judged.ping()
+
+    async def Lookup(self, request: pb.LookupRequest, context: Context) -> pb.LookupResponse:
+        """Looks a question up."""
+        query = self._reader.query(request.key, request.max_age if request.HasField("max_age") else None)
+        outcome = await self._answering.look_up(query)
+        if isinstance(outcome, pb.Hit):
+            return pb.LookupResponse(hit=outcome)
+        return pb.LookupResponse(miss=outcome)
+
+    async def Acquire(self, request: pb.AcquireRequest, context: Context) -> pb.AcquireResponse:
+        """Looks a question up, or gives the right to answer it."""
+        query = self._reader.query(request.key, request.max_age if request.HasField("max_age") else None)
+        wait = seconds(request.max_wait, "max_wait") if request.HasField("max_wait") else 0.0
+        lease = self._settings.lease_seconds
+        if request.HasField("lease_time"):
+            lease = min(seconds(request.lease_time, "lease_time"), self._settings.lease_seconds_max)
+        outcome = await self._answering.acquire(query, wait=wait, lease_seconds=lease)
+        if isinstance(outcome, pb.Hit):
+            return pb.AcquireResponse(hit=outcome)
+        if isinstance(outcome, pb.Lease):
+            return pb.AcquireResponse(lease=outcome)
+        return pb.AcquireResponse(miss=outcome)
+
+    async def Commit(self, request: pb.CommitRequest, context: Context) -> pb.CommitResponse:
+        """Stores the answer of an acquired question."""
+        query, life = self._reader.query(request.key), self._life(request)
+        entry_id = ids.derived("entry", call.tenant(), request.lease_token)
+        stored = self._reader.stored(query, request.key, request.entry, entry_id, life)
+        if not self._small_enough(request.entry):
+            await self._answering.abort(query, request.lease_token)
+            return pb.CommitResponse()
+        kept = await self._answering.commit(query, request.lease_token, stored)
+        if kept and await self._forgotten(query.address.scope, stored.entry):
+            await self._remove(query.address, entry_id)
+            kept = False
+        return self._committed(query, entry_id, kept=kept)
+
+    async def Abort(self, request: pb.AbortRequest, context: Context) -> pb.AbortResponse:
+        """Gives an acquired question up."""
+        await self._answering.abort(self._reader.query(request.key), request.lease_token)
+        return pb.AbortResponse()
+
+    async def Put(self, request: pb.PutRequest, context: Context) -> pb.PutResponse:
+        """Stores an answer without a lease."""
+        query, life = self._reader.query(request.key), self._life(request)
+        self._reader.check_writable(query.address.scope)
+        self._reader.check_self_contained(query)
+        if not self._small_enough(request.entry):
+            limit = self._settings.answer_bytes_max
+            raise invalid("entry.answer", f"at most {limit} bytes are stored", errors_pb2.REASON_TEXT_TOO_LONG)
+        entry_id = ids.derived("entry", call.tenant(), request.request_id)
+        stored = self._reader.stored(query, request.key, request.entry, entry_id, life)
+
+        async def run() -> pb.PutResponse:
+            kept = await self._answering.put(query, stored)
+            if kept and await self._forgotten(query.address.scope, stored.entry):
+                await self._remove(query.address, entry_id)
+                kept = False
+            done = self._committed(query, entry_id, kept=kept)
+            return pb.PutResponse(stored=done.stored, entry_id=done.entry_id)
+
+        async with self._judged.transaction(call.tenant()) as tx:
+            return await once(tx, _SCHEMA, request, pb.PutResponse, run)
+
+    async def Invalidate(self, request: pb.InvalidateRequest, context: Context) -> pb.InvalidateResponse:
+        """Removes entries."""
+        target = request.WhichOneof("target")
+        if target is None:
+            raise invalid("target", "one of scope, entry_id, author is needed")
+        tenant = call.tenant()
+        try:
+            if target == "scope":
+                scope = self._reader.scope(request.scope)
+                self._reader.check_writable(scope)
+                await self._entries.empty(scope)
+                return pb.InvalidateResponse()
+            if target == "entry_id":
+                address = await self._entries.find(tenant, request.entry_id)
+                if address is None or not self._reader.may_remove(address.scope):
+                    return pb.InvalidateResponse()
+                removed = await self._entries.remove(address, request.entry_id)
+                return pb.InvalidateResponse(removed_count=int(removed))
+            call.acting_user(request.author)
+            purged = await self._entries.remove_owned(tenant, "author", request.author)
+        except CacheDown as down:
+            raise _redis_down() from down
+        return pb.InvalidateResponse(removed_count=purged.removed)
+
+    async def Feedback(self, request: pb.FeedbackRequest, context: Context) -> pb.FeedbackResponse:
+        """Keeps a verdict, and removes an entry that was wrong."""
+        tenant, wrong = call.tenant(), request.verdict == pb.VERDICT_WRONG
+        try:
+            address = await self._entries.find(tenant, request.entry_id)
+        except CacheDown:
+            address = None
+        if address is not None and not self._reader.may_judge(address.scope):
+            address = None
+        sample = self._sample(request, address)
+
+        async with self._judged.transaction(tenant) as tx:
+
+            async def run() -> pb.FeedbackResponse:
+                await self._judged.record(tx, tenant, sample)
+                removed = wrong and address is not None and await self._remove(address, request.entry_id)
+                return pb.FeedbackResponse(removed=removed)
+
+            return await once(tx, _SCHEMA, request, pb.FeedbackResponse, run)
+
+    async def Explain(self, request: pb.ExplainRequest, context: Context) -> pb.ExplainResponse:
+        """Shows what a look-up would do and why."""
+        query = self._reader.query(request.key)
+        outcome, found = await self._answering.inspect(query)
+        response = pb.ExplainResponse(normalised_question=query.normalised)
+        if isinstance(outcome, pb.Hit):
+            response.hit.CopyFrom(outcome)
+        else:
+            response.miss.CopyFrom(outcome)
+        if found is not None:
+            candidate = response.candidates.add(tier=pb.TIER_EXACT, score=1.0, entry=found.entry)
+            candidate.entry.ClearField("answer")
+            candidate.changed_scopes.extend(self._reader.basis(found.entry.basis).changed(query.basis))
+        return response
+
+    async def GetStats(self, request: pb.GetStatsRequest, context: Context) -> pb.GetStatsResponse:
+        """Returns counts of this replica since it started, and the bound on wrong hits of all replicas."""
+        tenant = call.tenant()
+        counts = self._statistics.total(tenant, request.agent_id)
+        strata = await self._judged.strata(tenant, request.agent_id)
+        return pb.GetStatsResponse(
+            lookup_count=counts.lookups,
+            exact_hit_count=counts.exact_hits,
+            semantic_hit_count=counts.semantic_hits,
+            misses=[
+                pb.MissCount(reason=pb.MissReason.ValueType(reason), guard=guard, count=count)
+                for (reason, guard), count in sorted(counts.misses.items())
+            ],
+            stored_count=counts.stored,
+            saved_token_count=counts.saved_tokens,
+            saved_seconds=counts.saved_seconds,
+            strata=[
+                pb.StratumStats(
+                    stratum=stratum.name,
+                    judged_count=stratum.judged,
+                    wrong_count=stratum.wrong,
+                    wrong_upper_bound=wrong_upper_bound(stratum.judged, stratum.wrong),
+                )
+                for stratum in strata
+            ],
+            available=self._cache.available,
+        )
+
+    async def PurgeData(self, request: pb.PurgeDataRequest, context: Context) -> pb.PurgeDataResponse:
+        """Removes all entries and samples of an agent or user, after a tombstone that refuses late writes."""
+        tenant, subject = call.tenant(), _subject(request.subject)
+        await self._judged.bury(tenant, subject, request.operation_id)
+        entries = await self._purge_entries(tenant, subject)
+
+        async with self._judged.transaction(tenant) as tx:
+
+            async def run() -> pb.PurgeDataResponse:
+                removed, remaining = await self._judged.purge(tx, tenant, subject)
+                samples = common_pb2.PurgeCount(
+                    store="semantic_cache.judged_sample", removed=removed, remaining=remaining
+                )
+                keys = common_pb2.PurgeCount(store=_KEYS, removed=entries.removed, remaining=entries.remaining)
+                return pb.PurgeDataResponse(counts=[keys, samples])
+
+            return await once(tx, _SCHEMA, request, pb.PurgeDataResponse, run)
+
+    async def _purge_entries(self, tenant: str, subject: Subject) -> Purged:
+        """Removes entries; a Redis that is not configured has none."""
+        kinds = ("agent",) if subject.kind == "agent" else ("user", "author")
+        total = Purged(0, 0)
+        try:
+            if subject.kind == "agent":
+                await self._entries.empty(Scope(tenant, subject.subject_id))
+            for kind in kinds:
+                purged = await self._entries.remove_owned(tenant, kind, subject.subject_id)
+                total = Purged(total.removed + purged.removed, total.remaining + purged.remaining)
+        except CacheDown as down:
+            if self._has_redis:
+                raise _redis_down() from down
+        return total
+
+    def _life(self, request: pb.CommitRequest | pb.PutRequest) -> float:
+        longest = self._settings.entry_seconds
+        if not request.HasField("time_to_live"):
+            return longest
+        return min(seconds(request.time_to_live, "time_to_live"), longest)
+
+    def _small_enough(self, entry: pb.CacheEntry) -> bool:
+        return len(entry.answer.encode()) <= self._settings.answer_bytes_max
+
+    def _committed(self, query: Query, entry_id: str, *, kept: bool) -> pb.CommitResponse:
+        if not kept:
+            return pb.CommitResponse()
+        self._statistics.of(query.address.scope.tenant, query.address.scope.agent_id).stored += 1
+        return pb.CommitResponse(stored=True, entry_id=entry_id)
+
+    def _sample(self, request: pb.FeedbackRequest, address: Address | None) -> Sample:
+        gone = Sample(
+            sample_id=ids.derived("sample", call.tenant(), request.request_id),
+            agent_id="",
+            user_id="",
+            entry_id=request.entry_id,
+            question_hmac="",
+            stratum=_GONE,
+            wrong=request.verdict == pb.VERDICT_WRONG,
+            actor=call.current().principal.actor,
+        )
+        if address is None:
+            return gone
+        return replace(
+            gone,
+            agent_id=address.scope.agent_id,
+            user_id=address.scope.user_id,
+            question_hmac=self._reader.question_hmac(request.question) if request.question else address.digest,
+            stratum=f"{address.scope.kind}/exact",
+        )
+
+    async def _forgotten(self, scope: Scope, entry: pb.CacheEntry) -> bool:
+        """Whether the entry's agent or users were purged; asked after the write, so that no purge slips between.
+
+        While PostgreSQL does not tell, they count as purged: an answer that is not cached costs a model call.
+        """
+        users = (scope.user_id, entry.author)
+        return await _or_true(self._judged.forgotten(scope.tenant, agent_id=scope.agent_id, users=users))
+
+    async def _remove(self, address: Address, entry_id: str) -> bool:
+        try:
+            return await self._entries.remove(address, entry_id)
+        except CacheDown:
+            return False
+
+
+async def _or_true(answer: Awaitable[bool]) -> bool:
+    try:
+        return await answer
+    except Error as error:
+        if error.reason != errors_pb2.REASON_STORE_UNAVAILABLE:
+            raise
+        return True
+
+
+def _subject(subject: common_pb2.PurgeSubject) -> Subject:
+    kind = subject.WhichOneof("subject")
+    if kind == "agent_id" and subject.agent_id:
+        return Subject("agent", subject.agent_id)
+    if kind == "user_id" and subject.user_id:
+        return Subject("user", subject.user_id)
+    raise invalid("subject", "an agent_id or a user_id is needed; entries are not kept by conversation")
+
+
+def _redis_down() -> Error:
+    return Error(errors_pb2.REASON_STORE_UNAVAILABLE, "the cache does not answer", metadata={"store": "redis"})
+
+
+def build(runtime: Runtime) -> Component:
+    """Returns the service."""
+    settings = runtime.settings.semantic_cache
+    entries = EntryStore(
+        runtime.cache,
+        longest_life=settings.entry_seconds,
+        longest_lease=settings.lease_seconds_max,
+        concurrency=settings.redis_concurrency,
+    )
+    statistics = Statistics()
+    return SemanticCacheComponent(
+        answering=Answering(entries, statistics, runtime.metrics),
+        reader=Reader(SuiteKeys.load(runtime.settings.auth).derive("query cache"), jitter=settings.entry_jitter),
+        entries=entries,
+        judged=JudgedStore(runtime.database),
+        statistics=statistics,
+        cache=runtime.cache,
+        has_redis=bool(runtime.settings.redis.url.get_secret_value()),
+        settings=settings,
+    )
