@@ -42,6 +42,9 @@ _SETTINGS = {
     "jit": "off",
     "timezone": "UTC",
     "log_timezone": "UTC",
+    # A failed statement and the row it failed on hold people's texts.
+    "log_min_error_statement": "panic",
+    "log_error_verbosity": "terse",
 }
 _THROW_AWAY_SETTINGS = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
 

@@ -95,7 +95,7 @@ def spawn(
         account: Who it runs as; None for the current user.
         death_signal: What makes it stop in an orderly way.
     """
-    with log.open("wb") as output:
+    with os.fdopen(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as output:
         try:
             return subprocess.Popen(  # noqa: S603 - programs of the installed wheels, no shell
                 [os.fspath(part) for part in command],

@@ -86,6 +86,17 @@ async def test_commits_are_safe_and_text_is_unicode(data_path: Path) -> None:
         assert execute(stores.owner_url, query) == [("on", "UTF8", "äé")]
 
 
+async def test_the_log_keeps_no_text_and_no_reader(data_path: Path) -> None:
+    async with Embedded.start(data_path) as stores:
+        execute(stores.owner_url, "CREATE TABLE secret (word text UNIQUE)")
+        with pytest.raises(psycopg.errors.UniqueViolation):
+            execute(stores.owner_url, "INSERT INTO secret VALUES ('allergic to nuts'), ('allergic to nuts')")
+        log = data_path / "postgres.log"
+        assert "duplicate key" in process.output(log)
+        assert "nuts" not in process.output(log)
+        assert log.stat().st_mode & 0o077 == 0
+
+
 async def test_an_ephemeral_folder_is_gone_at_the_end() -> None:
     async with Embedded.start(ephemeral=True) as stores:
         assert stores.data_dir.is_dir()
