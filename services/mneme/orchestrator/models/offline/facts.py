@@ -55,10 +55,10 @@ def attribute(text: str) -> str:
 
 
 _LEAD = re.compile(
-    r"^(?:(?:please|can you|could you|also|well|so|and|but|oh|ok(?:ay)?|hey|fyi|btw|by the way|just so you know|for the record|for your information|"
+    r"^(?:(?:actually|please|can you|could you|also|well|so|and|but|oh|ok(?:ay)?|hey|fyi|btw|by the way|just so you know|for the record|for your information|"
     r"you should know(?: that)?|(?:i want|i'd like|i would like) you to (?:know|remember)(?: that)?|"
     r"(?:please )?(?:remember|note|keep in mind|bear in mind|don'?t forget|be aware|save|write down)(?: that| this)?)\s*[,:]?\s+(?=\S))+|"
-    r"^(?:(?:请|麻烦|帮我|你|顺便说一?下?|对了|另外|还有|而且|不过|但是?|请?记住|请?记一?下|记得|别忘了|嗯|哦|告诉你|跟你说|提醒你?一?下?)[，,：:、]?)+(?=[我咱本以今从不别用一-龥])",
+    r"^(?:(?:请|麻烦|帮我|你|顺便说一?下?|其实|对了|另外|还有|而且|不过|但是?|请?记住|请?记一?下|记得|别忘了|嗯|哦|告诉你|跟你说|提醒你?一?下?)[，,：:、]?)+(?=[我咱本以今从不别用一-龥])",
     re.IGNORECASE,
 )
 _TAIL = re.compile(
