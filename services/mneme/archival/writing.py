@@ -31,16 +31,15 @@ class Writer:
     async def embedded(self, owner: Owner, drafts: Sequence[Draft], *, bulk: bool = False) -> list[Draft]:
         """Returns the drafts with vectors where they lack one and it can be made now.
 
-        What the owner holds already gets none: an ingest that is sent again costs no embedding.
+        Of several, those that the owner holds already get none: an ingest that is sent again costs no embedding.
         """
         missing = [index for index, draft in enumerate(drafts) if draft.embedded is None]
-        if not missing:
-            return list(drafts)
-        tenant = call.tenant()
-        async with self._database.tenant(tenant) as tx:
-            keys = [(drafts[index].user_id, drafts[index].sha256) for index in missing]
-            known = await passages.known_hashes(tx, tenant, owner, keys)
-        missing = [i for i in missing if (drafts[i].user_id, drafts[i].sha256) not in known]
+        if len(missing) > 1:
+            tenant = call.tenant()
+            async with self._database.tenant(tenant) as tx:
+                keys = [(drafts[index].user_id, drafts[index].sha256) for index in missing]
+                known = await passages.known_hashes(tx, tenant, owner, keys)
+            missing = [i for i in missing if (drafts[i].user_id, drafts[i].sha256) not in known]
         made = await self._embedder.documents([drafts[index].text for index in missing], bulk=bulk)
         ready = list(drafts)
         for index, vector in zip(missing, made, strict=True):

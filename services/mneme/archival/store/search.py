@@ -21,27 +21,36 @@ _MEANING = """
     ORDER BY p.embedding <=> %(vector)s, p.id LIMIT %(depth)s
 """
 
+# The number of matches is hard to foresee, and a plan made for one match takes time in its square for a thousand:
+# LATERAL with a limit makes it one look-up a match whatever the planner expects, the grouping below one pass.
 _WORDS = """
-    SELECT p.id, count(*) OVER () AS total FROM lexical_match m
-    JOIN archival.agent_passages p
-        ON p.tenant_id = %(tenant)s AND p.id = m.document_id AND p.owner_id = m.scope
-    WHERE p.owner_id = ANY(%(owners)s){where}
-    ORDER BY m.bm25 DESC, p.id LIMIT %(depth)s
+    SELECT hit.id, m.bm25, count(*) OVER () AS total FROM lexical_match m
+    CROSS JOIN LATERAL (
+        SELECT p.id FROM archival.agent_passages p
+        WHERE p.tenant_id = %(tenant)s AND p.id = m.document_id{where}
+        LIMIT 1
+    ) hit
+    ORDER BY m.bm25 DESC, hit.id LIMIT %(depth)s
 """
 
-_NONE = "SELECT NULL::text AS id, 0::bigint AS total WHERE false"
+_NONE = "SELECT NULL::text AS id, NULL::double precision AS bm25, 0::bigint AS total WHERE false"
 
 _COSINE = "CASE WHEN p.embedding_config = %(space)s THEN 1 - (p.embedding <=> %(vector)s) END"
 
 _CANDIDATES = """
-SELECT p.id, p.created_at, p.importance, p.superseded_by, {cosine} AS cosine, m.bm25,
+SELECT p.id, p.created_at, p.importance, p.superseded_by, {cosine} AS cosine, c.bm25,
     {vector} AS vector,
     (SELECT max(total) FROM words) AS total,
     (SELECT count(*) FROM meaning) AS considered,
     {best} AS best
-FROM (SELECT id FROM meaning UNION SELECT id FROM words) c
+FROM (
+    SELECT id, max(bm25) AS bm25 FROM (
+        SELECT id, NULL::double precision AS bm25, true AS chosen FROM meaning
+        UNION ALL SELECT id, bm25, true FROM words
+        UNION ALL SELECT document_id, bm25, false FROM lexical_match
+    ) scored GROUP BY id HAVING bool_or(chosen)
+) c
 JOIN archival.agent_passages p ON p.tenant_id = %(tenant)s AND p.id = c.id
-LEFT JOIN lexical_match m ON m.document_id = p.id AND m.scope = p.owner_id
 """
 
 # What the query's words could weigh at most: a word that occurs in no document counts like the rarest there could be.

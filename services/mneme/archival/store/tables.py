@@ -99,7 +99,6 @@ Index(
     agent_passages.c.tenant_id,
     agent_passages.c.owner_id,
     agent_passages.c.created_at,
-    agent_passages.c.id,
 )
 Index(
     "agent_passages_revision",

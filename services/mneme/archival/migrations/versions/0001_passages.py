@@ -59,7 +59,7 @@ _TABLES = (
     """
     CREATE UNIQUE INDEX agent_passages_content
         ON archival.agent_passages (tenant_id, owner_id, user_id, content_sha256) WHERE superseded_by = ''""",
-    "CREATE INDEX agent_passages_created ON archival.agent_passages (tenant_id, owner_id, created_at, id)",
+    "CREATE INDEX agent_passages_created ON archival.agent_passages (tenant_id, owner_id, created_at)",
     "CREATE INDEX agent_passages_revision ON archival.agent_passages (tenant_id, owner_id, revision)",
     "CREATE INDEX agent_passages_user ON archival.agent_passages (tenant_id, user_id) WHERE user_id <> ''",
     """
