@@ -244,9 +244,9 @@ def _connect(model: Model, models: ModelsSettings, settings: EmbeddingSettings) 
         max_pool_connections=settings.provider_concurrency,
         retries={"mode": "standard", "total_max_attempts": settings.provider_attempts},
     )
-    client = boto3.client(
+    # A session of its own: the default one is shared with, and configured by, everything else in the process.
+    client = boto3.Session(region_name=models.bedrock_region or None).client(
         "bedrock-runtime",
-        region_name=models.bedrock_region or None,
         endpoint_url=models.bedrock_endpoint_url or None,
         config=config,
     )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import redis.asyncio
 from sqlalchemy import Boolean, CheckConstraint, Column, DateTime, Integer, MetaData, Table, Text, func, text
@@ -37,6 +38,10 @@ RETURNING provider, model, dimensions
 """
 
 _WHOLE, _CUT = b"\x00", b"\x01"
+_INLINE_VECTORS = 16
+
+R = TypeVar("R")
+T = TypeVar("T")
 
 
 class SpaceStore:
@@ -92,26 +97,40 @@ class RedisVectors:
             values = await self._cache.run(read, within=self._timeout)
         except CacheDown:
             return {}
-        decoded = ((key, self._decode(value)) for key, value in zip(keys, values, strict=True) if value)
-        return {key: embedded for key, embedded in decoded if embedded is not None}
+        found = [(key, value) for key, value in zip(keys, values, strict=True) if value]
+        return await _off_loop(self._decode_all, found)
 
     async def put(self, vectors: Mapping[str, Embedded]) -> None:
         """Keeps vectors; does nothing when Redis does not answer."""
 
+        if not vectors:
+            return
+        values = await _off_loop(_encode_all, list(vectors.items()))
+
         async def write(client: redis.asyncio.Redis) -> None:
             pipeline = client.pipeline(transaction=False)
-            for key, embedded in vectors.items():
-                value = (_CUT if embedded.truncated else _WHOLE) + pack(embedded.vector)
+            for key, value in values.items():
                 pipeline.set(self._prefix + key, value, px=self._milliseconds)
             await pipeline.execute()
 
-        if not vectors:
-            return
         try:
             await self._cache.run(write, within=self._timeout)
         except CacheDown:
             return
 
-    def _decode(self, value: bytes) -> Embedded | None:
-        vector = unpack(value[1:], self._dimensions)
-        return None if vector is None else Embedded(vector, truncated=value[:1] == _CUT)
+    def _decode_all(self, values: Sequence[tuple[str, bytes]]) -> dict[str, Embedded]:
+        decoded: dict[str, Embedded] = {}
+        for key, value in values:
+            vector = unpack(value[1:], self._dimensions)
+            if vector is not None:
+                decoded[key] = Embedded(vector, truncated=value[:1] == _CUT)
+        return decoded
+
+
+def _encode_all(vectors: Sequence[tuple[str, Embedded]]) -> dict[str, bytes]:
+    return {key: (_CUT if embedded.truncated else _WHOLE) + pack(embedded.vector) for key, embedded in vectors}
+
+
+async def _off_loop(work: Callable[[Sequence[T]], R], items: Sequence[T]) -> R:
+    """The result of the work, done in a thread when it takes longer than the way there."""
+    return work(items) if len(items) <= _INLINE_VECTORS else await asyncio.to_thread(work, items)
