@@ -55,7 +55,7 @@ THREAD_CHARS = 4_000
 _MAX_TERMS = 20_000
 _MAX_TERM_CHARS = 64
 _MAX_QUERY_TERMS = 256
-_POSTINGS_BUDGET = 50_000
+_POSTINGS_BUDGET = 20_000
 
 _HAN = "\u3005\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 # Scripts without spaces: kana, Hangul (whose particles stick to the word), Thai, Lao, Burmese, Khmer.
@@ -175,7 +175,7 @@ def bm25_parameters(*, scopes: Sequence[str], text: str) -> dict[str, object]:
 def bm25_cte(schema: str) -> str:
     """Returns the common table expressions that end in `lexical_match(scope, document_id, bm25)`.
 
-    Rare terms come first; once the chosen ones have 50,000 postings together, commoner terms are left out:
+    Rare terms come first; once the chosen ones have 20,000 postings together, commoner terms are left out:
     they could only reorder documents that match little else.
     """
     return _of(_BM25, schema)

@@ -27,12 +27,21 @@ class Meaning:
     vector: Sequence[float]
 
 
+# A fence: messages are looked up by their key for each match, whatever the planner guesses of fresh tables. The
+# filter is applied outside of it.
+_BY_KEY = """
+CROSS JOIN LATERAL (
+    SELECT * FROM recall.messages WHERE tenant_id = %(tenant)s AND id = k.id OFFSET 0
+) m"""
+
+
 async def newest(tx: Connection, wanted: Filter, limit: int) -> Found:
     """Returns the newest messages that pass the filter."""
     condition, parameters = condition_of(wanted, call.tenant())
     cursor = await tx.execute(
         f"""
-        SELECT count(*) OVER () AS total, {MESSAGE_COLUMNS} FROM recall.messages m WHERE {condition}
+        SELECT (SELECT count(*) FROM recall.messages m WHERE {condition}) AS total, {MESSAGE_COLUMNS}
+        FROM recall.messages m WHERE {condition}
         ORDER BY m.created_at DESC, m.conversation_id DESC, m.sequence_id DESC LIMIT %(limit)s
         """,  # noqa: S608
         {**parameters, "limit": limit},
@@ -45,10 +54,12 @@ async def by_words(tx: Connection, wanted: Filter, text: str, limit: int) -> Fou
     condition, parameters = condition_of(wanted, call.tenant())
     cursor = await tx.execute(
         f"""
-        WITH {lexical.bm25_cte(SCHEMA)}
-        SELECT count(*) OVER () AS total, w.bm25, {MESSAGE_COLUMNS}
-        FROM lexical_match w JOIN recall.messages m ON m.id = w.document_id
-        WHERE {condition} ORDER BY w.bm25 DESC, m.created_at DESC, m.id LIMIT %(limit)s
+        WITH {lexical.bm25_cte(SCHEMA)}, word AS (
+            SELECT k.id, k.bm25, count(*) OVER () AS total
+            FROM (SELECT document_id AS id, bm25 FROM lexical_match) k {_BY_KEY}
+            WHERE {condition} ORDER BY k.bm25 DESC, m.created_at DESC, m.id LIMIT %(limit)s
+        )
+        SELECT k.total, k.bm25, {MESSAGE_COLUMNS} FROM word k {_BY_KEY}
         """,  # noqa: S608
         {**parameters, **lexical.bm25_parameters(scopes=[wanted.agent_id], text=text), "limit": limit},
     )
@@ -56,18 +67,17 @@ async def by_words(tx: Connection, wanted: Filter, text: str, limit: int) -> Fou
 
 
 async def by_meaning(tx: Connection, wanted: Filter, meaning: Meaning, limit: int) -> Found:
-    """Returns the messages whose vectors are nearest; `total_count` is how many were considered."""
+    """Returns the messages whose vectors are nearest; `total_count` is how many of them were considered."""
     condition, parameters = condition_of(wanted, call.tenant())
     cursor = await tx.execute(
         f"""
-        SELECT count(*) OVER () AS total, 1 - (m.embedding <=> %(vector)s) AS cosine, {MESSAGE_COLUMNS}
-        FROM recall.messages m WHERE {condition} AND m.space = %(space)s
-        ORDER BY m.embedding <=> %(vector)s, m.id LIMIT %(limit)s
+        WITH near AS ({_near(condition)})
+        SELECT (SELECT count(*) FROM near) AS total, k.cosine, {MESSAGE_COLUMNS}
+        FROM (SELECT * FROM near ORDER BY cosine DESC, id LIMIT %(limit)s) k {_BY_KEY}
         """,  # noqa: S608
-        {**parameters, **_meaning(meaning), "limit": limit},
+        {**parameters, **_meaning(meaning), "limit": limit, "depth": max(DEPTH, limit)},
     )
-    found = _found(await cursor.fetchall())
-    return Found(found.candidates, min(found.total_count, max(DEPTH, limit)))
+    return _found(await cursor.fetchall())
 
 
 async def by_both(tx: Connection, wanted: Filter, text: str, meaning: Meaning, limit: int) -> Found:
@@ -76,31 +86,32 @@ async def by_both(tx: Connection, wanted: Filter, text: str, meaning: Meaning, l
     cursor = await tx.execute(
         f"""
         WITH {lexical.bm25_cte(SCHEMA)}, word AS (
-            SELECT m.id, w.bm25, count(*) OVER () AS total
-            FROM lexical_match w JOIN recall.messages m ON m.id = w.document_id
-            WHERE {condition} ORDER BY w.bm25 DESC, m.created_at DESC, m.id LIMIT %(limit)s
-        ), near AS (
-            SELECT m.id FROM recall.messages m WHERE {condition} AND m.space = %(space)s
-            ORDER BY m.embedding <=> %(vector)s, m.id LIMIT %(limit)s
-        ), candidate AS (
-            SELECT id FROM word UNION SELECT id FROM near
+            SELECT k.id, k.bm25, row_number() OVER (ORDER BY k.bm25 DESC, m.created_at DESC, m.id) AS place
+            FROM (SELECT document_id AS id, bm25 FROM lexical_match) k {_BY_KEY}
+            WHERE {condition}
+        ), near AS ({_near(condition)}), candidate AS (
+            SELECT id, max(bm25) AS bm25, min(place) AS place, count(*) OVER () AS total
+            FROM (SELECT id, bm25, place FROM word UNION ALL SELECT id, NULL, 1 FROM near) u GROUP BY id
         )
-        SELECT w.bm25, CASE WHEN m.space = %(space)s THEN 1 - (m.embedding <=> %(vector)s) END AS cosine,
-            (SELECT count(*) FROM candidate k WHERE NOT EXISTS (
-                SELECT 1 FROM lexical_match x WHERE x.document_id = k.id))
-            + coalesce((SELECT max(total) FROM word), 0) AS total, {MESSAGE_COLUMNS}
-        FROM candidate k
-        JOIN recall.messages m ON m.tenant_id = %(tenant)s AND m.id = k.id
-        LEFT JOIN lexical_match w ON w.document_id = m.id
+        SELECT k.total, k.bm25, CASE WHEN m.space = %(space)s THEN 1 - (m.embedding <=> %(vector)s) END AS cosine,
+            {MESSAGE_COLUMNS}
+        FROM candidate k {_BY_KEY} WHERE k.place <= %(depth)s
         """,  # noqa: S608
         {
             **parameters,
             **lexical.bm25_parameters(scopes=[wanted.agent_id], text=text),
             **_meaning(meaning),
-            "limit": max(DEPTH, limit),
+            "depth": max(DEPTH, limit),
         },
     )
     return _found(await cursor.fetchall())
+
+
+def _near(condition: str) -> str:
+    return f"""
+        SELECT m.id, 1 - (m.embedding <=> %(vector)s) AS cosine
+        FROM recall.messages m WHERE {condition} AND m.space = %(space)s
+        ORDER BY m.embedding <=> %(vector)s, m.id LIMIT %(depth)s"""  # noqa: S608
 
 
 def _meaning(meaning: Meaning) -> dict[str, Any]:
