@@ -14,7 +14,7 @@ _QUOTES = str.maketrans({"‘": "'", "’": "'", "ʼ": "'", "`": "'", "“": '"'
 _NUMBERS = ("No", "Nl")
 _RAISED = ("<super>", "<sub>")
 _SPACE = re.compile(r"\s+")
-_FINAL = re.compile(r"(?:[\s?.。…~]|(?<!\d)!)+$")
+_FINAL = " ?!.。…~"
 # A number and the short word behind it: a unit, in which case has a meaning.
 _UNIT = re.compile(r"(\d\s?)([^\W\d_]{1,3})\b")
 _MARK = "\ue000"
@@ -30,13 +30,21 @@ def normalise(question: str) -> str:
 
 def _once(question: str) -> str:
     text = unicodedata.normalize("NFC", "".join(map(_plain, question))).translate(_QUOTES)
-    text = _FINAL.sub("", _SPACE.sub(" ", text)).strip()
+    text = _without_end(_SPACE.sub(" ", text).strip())
     units = [match.group(2) for match in _UNIT.finditer(text)]
     folded = _UNIT.sub(lambda match: match.group(1) + _MARK, text).casefold()
     parts = folded.split(_MARK)
     if len(parts) != len(units) + 1:
         return text
     return "".join(part + unit for part, unit in zip(parts, [*units, ""], strict=True))
+
+
+def _without_end(text: str) -> str:
+    """The text without its final punctuation; a factorial stays."""
+    kept = text.rstrip(_FINAL)
+    end = text[len(kept) :]
+    factorial = len(end) - len(end.lstrip("!")) if kept[-1:].isdigit() else 0
+    return kept + end[:factorial]
 
 
 def _plain(character: str) -> str:

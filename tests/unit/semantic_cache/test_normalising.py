@@ -5,7 +5,7 @@ from __future__ import annotations
 import unicodedata
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mneme.semantic_cache.normalising import normalise
@@ -23,6 +23,7 @@ DIFFERENT = [
     ("What is 2¹⁰?", "What is 210?"),
     ("Is H₂O safe?", "Is H2O safe?"),
     ("What is 5!", "What is 5?"),
+    ("What is 5!?", "What is 5!!?"),
     ("What is 5 mW?", "What is 5 MW?"),
     ("How far is 10 km?", "How far is 10 KM?"),
     ("Is 1.5 enough?", "Is 15 enough?"),
@@ -52,7 +53,6 @@ def test_twice_is_once(text: str) -> None:
 
 @given(st.text(max_size=100), st.sampled_from(["", " ", "\t ", "\u3000"]), st.sampled_from(["", "?", "？", " ?"]))
 def test_space_around_and_a_final_question_mark_do_not_matter(text: str, space: str, mark: str) -> None:
-    assume(not text.rstrip()[-1:].isdigit() and "!" not in text[-3:])
     assert normalise(space + text + mark + space) == normalise(text)
 
 
@@ -61,3 +61,8 @@ def test_no_number_is_lost_or_changed(number: str, around: str) -> None:
     kept = [unicodedata.numeric(character) for character in normalise(f"{around} {number} x") if character.isnumeric()]
     given_ = [unicodedata.numeric(character) for character in f"{around} {number}" if character.isnumeric()]
     assert kept == given_
+
+
+@pytest.mark.parametrize("unit", ["?", "!", "? ", "。", "1 a", "\u0301"])
+def test_a_hostile_text_ends_before_the_limit_of_a_test(unit: str) -> None:
+    assert normalise(unit * 100_000 + "x").endswith("x")
