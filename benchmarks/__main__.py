@@ -1,0 +1,49 @@
+"""`python -m benchmarks`: measures, prints one table, and writes `build/bench.json`."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import typer
+import uvloop
+
+from benchmarks import report, turn
+from benchmarks.report import Row
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A group of figures that is measured together."""
+
+    measure: Callable[[], Coroutine[Any, Any, list[Row]]]
+    prefixes: Sequence[str]
+    """What the names of its figures begin with."""
+
+
+class Name(enum.StrEnum):
+    """The parts there are."""
+
+    TURN = "turn"
+
+
+PARTS = {Name.TURN: Part(turn.measure, turn.PREFIXES)}
+
+
+def main(
+    only: Annotated[Name | None, typer.Option(help="Measure this part, and replace only its rows in the file.")] = None,
+) -> None:
+    """Measure the suite against baselines of the same run."""
+    shown: list[Row] = []
+    for name, part in PARTS.items():
+        if only in (None, name):
+            rows = uvloop.run(part.measure())
+            report.merge(rows, part.prefixes)
+            shown += rows
+    report.show(shown)
+
+
+if __name__ == "__main__":
+    typer.run(main)

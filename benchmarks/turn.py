@@ -1,0 +1,228 @@
+"""A warm plain turn with a model that answers at once: its time, its rate, and what it takes of everything."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.baseline import Baseline
+from benchmarks.probe import FLUSH_SECONDS, Probe, Reading, difference, named, per_turn
+from benchmarks.processes import ONE_PROCESS, SIX_PROCESSES, Deployment, deployed
+from benchmarks.report import Bar, Row
+from mneme import dev
+from mneme.client import Client
+from mneme.client.client import new_request_id
+from mneme.orchestrator.v1 import orchestrator_pb2 as pb
+from mneme.settings import Settings
+
+PREFIXES = ("turn_", "first_token")
+
+HOPS, COMMITS = 3, 4
+"""What a plain turn may take (see "Life of a turn"); the baseline does exactly that much."""
+HOPS_TO_TOKEN, COMMITS_TO_TOKEN = 2, 1
+"""What of it comes before the first token: SendMessage, the accepted event, RenderMemory."""
+
+_CONVERSATIONS, _WARM_UP, _TURNS = 4, 8, 40
+_LANES, _LANE_WARM_UP, _LANE_SECONDS = 12, 3, 6.0
+_BASELINE_SAMPLES = 200
+_IDLE_SECONDS = 3.0
+_TEXT = "Please keep in mind that Maria likes the window seat, and that we meet at the station at a quarter past {}."
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """Times of one turn in milliseconds since it was asked for."""
+
+    first_token: float
+    completed: float
+
+
+@dataclass(frozen=True, slots=True)
+class Alone:
+    """Turns one after another."""
+
+    turns: Sequence[Turn]
+    spent: Reading
+    """Of one turn."""
+
+    def completed(self, percent: int = 50) -> float:
+        """A percentile of the whole turn."""
+        return percentile([turn.completed for turn in self.turns], percent)
+
+    def first_token(self) -> float:
+        """Median time to the first token."""
+        return percentile([turn.first_token for turn in self.turns], 50)
+
+
+@dataclass(frozen=True, slots=True)
+class ByHand:
+    """The baseline, in the units of the figures it stands beside."""
+
+    turn: float
+    token: float
+    rate: float
+    cpu: float
+
+
+async def measure() -> list[Row]:
+    """The rows of this part."""
+    async with _stores() as stores, Baseline.open(stores) as baseline:
+        by_hand = await _by_hand(baseline, stores)
+        async with deployed(stores, SIX_PROCESSES) as six:
+            apart = await _alone(six, stores, settle=True)
+        async with deployed(stores, ONE_PROCESS) as one:
+            together = await _alone(one, stores)
+        async with deployed(stores, (*SIX_PROCESSES, ("orchestrator",))) as two:
+            rate, busy = await _rate(two, stores)
+    return [*_headline(together, apart, rate, by_hand), *_details(apart, together, busy)]
+
+
+def percentile(values: Sequence[float], percent: int) -> float:
+    """A percentile of at least two values."""
+    return statistics.quantiles(values, n=100, method="inclusive")[percent - 1]
+
+
+def _headline(together: Alone, apart: Alone, rate: float, by_hand: ByHand) -> list[Row]:
+    cpu = sum(named(apart.spent, "cpu").values())
+    return [
+        Row("turn_p50", together.completed(), "ms", by_hand.turn, Bar(15)),
+        Row("turn_p95", together.completed(95), "ms", by_hand.turn),
+        Row("turn_p50_six", apart.completed(), "ms", by_hand.turn),
+        Row("turn_p95_six", apart.completed(95), "ms", by_hand.turn),
+        Row("turn_rate", rate, "turns/s", by_hand.rate, Bar(60, at_least=True)),
+        Row("turn_cpu", cpu, "ms/turn", by_hand.cpu),
+        Row("first_token", together.first_token(), "ms", by_hand.token, Bar(5)),
+        Row("first_token_six", apart.first_token(), "ms", by_hand.token),
+    ]
+
+
+def _details(apart: Alone, together: Alone, busy: Reading) -> list[Row]:
+    """What one turn takes, of whom. Hops on its path are the client's call and the orchestrator's."""
+    asked = named(apart.spent, "asked")
+    path = 1.0 + sum(calls for edge, calls in asked.items() if edge.startswith("orchestrator>"))
+    database = named(apart.spent, "database")
+    rows = [
+        Row("turn_hops", path, "calls/turn", bar=Bar(HOPS + 0.05)),
+        *(Row(f"turn_served_{method}", calls, "calls/turn") for method, calls in named(apart.spent, "served").items()),
+        Row("turn_commits", database["commits"], "commits/turn", bar=Bar(COMMITS + 0.05)),
+        Row("turn_transactions", database["transactions"], "transactions/turn"),
+    ]
+    for prefix, spent in (("turn_cpu", apart.spent), ("turn_cpu_one", together.spent), ("turn_cpu_busy", busy)):
+        rows += [Row(f"{prefix}_{name}", cpu, "ms/turn") for name, cpu in named(spent, "cpu").items()]
+    return rows
+
+
+@asynccontextmanager
+async def _stores() -> AsyncIterator[Settings]:
+    """Fresh embedded stores that wait for the disk at each commit, as in earnest."""
+    with tempfile.TemporaryDirectory(prefix="mneme-bench-") as folder:
+        # Where the database runs as another user, that user must get through.
+        os.chmod(folder, 0o711)  # noqa: PTH101  (a Path's methods are refused in async functions)
+        async with dev.prepared(Path(folder, "data"), overrides={"telemetry": {"log_level": "warning"}}) as stores:
+            yield stores
+
+
+async def _by_hand(baseline: Baseline, stores: Settings) -> ByHand:
+    async with Probe.open(stores, baseline.processes) as probe:
+        await _samples(baseline, HOPS, COMMITS, 50)
+        before = await probe.read()
+        turns = await _samples(baseline, HOPS, COMMITS, _BASELINE_SAMPLES)
+        spent = difference(before, await probe.read())
+        tokens = await _samples(baseline, HOPS_TO_TOKEN, COMMITS_TO_TOKEN, _BASELINE_SAMPLES)
+        rate = await _completed_per_second(lambda lane: baseline.do(HOPS, COMMITS, lane=lane), _LANE_SECONDS / 2)
+    cpu = sum(named(spent, "cpu").values()) / _BASELINE_SAMPLES
+    return ByHand(percentile(turns, 50), percentile(tokens, 50), rate, cpu)
+
+
+async def _samples(baseline: Baseline, hops: int, commits: int, number: int) -> list[float]:
+    return [await baseline.do(hops, commits) for _ in range(number)]
+
+
+async def _alone(deployment: Deployment, stores: Settings, *, settle: bool = False) -> Alone:
+    """Turns of some conversations, one at a time.
+
+    Args:
+        deployment: Who works on them.
+        stores: The stores they are worked on.
+        settle: Waits until the database has counted all transactions, which takes a while.
+    """
+    async with deployment.client() as client, Probe.open(stores, deployment.processes) as probe:
+        conversations = [await _conversation(client) for _ in range(_CONVERSATIONS)]
+        for conversation in conversations:
+            await _turns(client, conversation, _WARM_UP)
+        if settle:
+            await asyncio.sleep(FLUSH_SECONDS)
+        start = await probe.read()
+        await asyncio.sleep(_IDLE_SECONDS)
+        before = await probe.read()
+        idle = difference(start, before)
+        turns = [turn for conversation in conversations for turn in await _turns(client, conversation, _TURNS)]
+        spent = per_turn(difference(before, await probe.read()), idle, len(turns))
+        if settle:
+            await asyncio.sleep(FLUSH_SECONDS)
+            counted = per_turn(difference(before, await probe.read()), idle, len(turns))
+            # What follows a turn in the background is done by now.
+            spent |= {key: value for key, value in counted.items() if key[0] in ("database", "served", "asked")}
+    return Alone(turns, spent)
+
+
+async def _rate(deployment: Deployment, stores: Settings) -> tuple[float, Reading]:
+    """Turns a second of conversations that go on side by side, and what one of these turns takes."""
+    async with deployment.client() as client, Probe.open(stores, deployment.processes) as probe:
+        conversations = [await _conversation(client) for _ in range(_LANES)]
+        await asyncio.gather(*(_turns(client, conversation, _LANE_WARM_UP) for conversation in conversations))
+        before = await probe.read()
+        rate = await _completed_per_second(lambda lane: _turn(client, conversations[lane], "one"), _LANE_SECONDS)
+        spent = difference(before, await probe.read())
+    turns = rate * spent["time", "seconds"]
+    return rate, {key: value / turns for key, value in spent.items()}
+
+
+async def _completed_per_second(work: Callable[[int], Awaitable[object]], seconds: float) -> float:
+    """How often a piece of work is done a second, by several lanes at once that each begin anew when they are done."""
+    began = time.perf_counter()
+    done: list[float] = []
+
+    async def lane(number: int) -> None:
+        while time.perf_counter() - began < seconds:
+            await work(number)
+            done.append(time.perf_counter())
+
+    await asyncio.gather(*(lane(number) for number in range(_LANES)))
+    return len(done) / (max(done) - began)
+
+
+async def _conversation(client: Client) -> str:
+    agent = pb.Agent(display_name="bench", instructions="You help with plans.")
+    made = await client.agents.CreateAgent(pb.CreateAgentRequest(request_id=new_request_id(), agent=agent))
+    request = pb.CreateConversationRequest(request_id=new_request_id(), agent_id=made.agent.agent_id)
+    return (await client.agents.CreateConversation(request)).conversation.conversation_id
+
+
+async def _turns(client: Client, conversation_id: str, number: int) -> list[Turn]:
+    return [await _turn(client, conversation_id, _TEXT.format(index)) for index in range(number)]
+
+
+async def _turn(client: Client, conversation_id: str, text: str) -> Turn:
+    """Raises RuntimeError for a turn that did not complete or showed no token."""
+    began = time.perf_counter()
+    first_token = completed = 0.0
+    async for event in client.ask(conversation_id, text):
+        kind = event.WhichOneof("event")
+        passed = 1000.0 * (time.perf_counter() - began)
+        if kind == "token_delta":
+            first_token = first_token or passed
+        elif kind == "completed":
+            completed = passed
+        elif kind == "failed":
+            raise RuntimeError(f"a turn failed: {event.failed.failure.message}")
+    if not first_token or not completed:
+        raise RuntimeError("a turn ended without a token or without an end")
+    return Turn(first_token, completed)
