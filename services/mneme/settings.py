@@ -312,7 +312,7 @@ class ArchivalSettings(Section):
     """Longest wait for a vector; then an insert is accepted without one and a search goes by words alone."""
     search_depth: int = Field(default=200, ge=200, le=2000)
     """Candidates that a search ranks, by meaning and again by words."""
-    words_weight: float = Field(default=0.5, ge=0, le=1)
+    words_weight: float = Field(default=0.7, ge=0, le=1)
     """Largest weight of words beside meaning in a hybrid search; it falls when the words cover little of the query."""
     recency_weight: float = Field(default=0.1, ge=0, le=1)
     """Part of a hybrid score that age can take away."""

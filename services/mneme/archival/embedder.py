@@ -15,6 +15,7 @@ import structlog
 from mneme.archival import guards
 from mneme.archival.records import Embedded, Vector
 from mneme.embedding.v1 import embedding_pb2
+from mneme.runtime import call
 from mneme.runtime.errors import from_rpc_error
 from mneme.runtime.peers import Peers
 
@@ -87,7 +88,7 @@ class Embedder:
         request = embedding_pb2.EmbedRequest(
             texts=texts, input_type=input_type, priority=priority, overflow=embedding_pb2.OVERFLOW_TRUNCATE
         )
-        response = await self._peers.embedding.Embed(request, timeout=self._timeout)
+        response = await self._peers.embedding.Embed(request, timeout=self._patience())
         self._paused_until = 0.0
         if self._space is not None and self._space.id != response.space_id:
             self._space = None
@@ -105,13 +106,18 @@ class Embedder:
         space = await self._active_space() or _named(embedded)
         guards.check_vector(field, embedded, space_id=space.id, dimensions=space.dimensions)
 
+    def _patience(self) -> float:
+        """Returns how long to wait: never so long that no time is left to go on without a vector."""
+        left = call.remaining()
+        return self._timeout if left is None else min(self._timeout, left / 2)
+
     async def _active_space(self) -> Space | None:
         now = asyncio.get_running_loop().time()
         if self._space is not None and now < self._space_until:
             return self._space
         try:
             request = embedding_pb2.GetSpaceRequest()
-            found = (await self._peers.embedding.GetSpace(request, timeout=self._timeout)).space
+            found = (await self._peers.embedding.GetSpace(request, timeout=self._patience())).space
         except grpc.aio.AioRpcError as error:
             log.warning("space_unknown", reason=from_rpc_error(error).reason_name)
             return self._space

@@ -1,8 +1,9 @@
 """Orders what a search found: meaning and words mixed with care, then importance, age and validity.
 
-The mix is a weighted sum of BM25 and cosine, each scaled to 0..1 over the candidates. Words get at most half of the
-weight, and less the less of the query they cover: a question that shares only everyday words with what answers it is
-decided by meaning, a code or a name by words. Equal weights whatever the query halve what indirect questions find.
+The mix is a weighted sum of BM25 and cosine, each scaled to 0..1 over the candidates. Words get the larger part of the
+weight at most, and less the less of the query they cover: a question that shares only everyday words with what answers
+it is decided by meaning, a code or a name by words. With equal weights whatever the query, preferences asked for
+indirectly are found in a quarter fewer cases than by meaning alone; with these, in a twentieth fewer.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from mneme.archival.records import Candidate, WordStatistics
 class Weights:
     """How much each part counts."""
 
-    words: float = 0.5
+    words: float = 0.7
     """Largest weight of BM25 in the mix; meaning has the rest."""
     full_coverage: float = 0.5
     """Part of the query's words, by their rarity, that the best match must cover for the largest weight."""

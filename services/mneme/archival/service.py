@@ -80,6 +80,7 @@ class ArchivalServicer(rpc.ArchivalServiceServicer):
         self._database = runtime.database
         self._embedder = embedder
         self._indexer = indexer
+        self._metrics = runtime.metrics
         self._writer = Writer(runtime.database, embedder)
         self._searcher = Searcher(runtime.database, embedder, weights=_weights(settings), depth=settings.search_depth)
 
@@ -213,7 +214,10 @@ class ArchivalServicer(rpc.ArchivalServiceServicer):
             strict=request.strict_min_score,
             diversity=request.diversity,
         )
-        found = await self._searcher.search(asked)
+        kind = pb.SearchMode.Name(pb.SearchMode.ValueType(asked.mode)).removeprefix("SEARCH_MODE_").lower()
+        with self._metrics.search_seconds.labels(SCHEMA, kind).time():
+            found = await self._searcher.search(asked)
+        self._metrics.search_hits.labels(SCHEMA, kind).observe(len(found.results))
         results = [convert.result_message(p, r, explain=request.explain) for p, r in found.results]
         return pb.SearchPassagesResponse(results=results, total_count=found.total, degraded=found.degraded)
 
@@ -379,7 +383,9 @@ class ArchivalServicer(rpc.ArchivalServiceServicer):
     ) -> R:
         author = _author()
         async with self._database.tenant(author.tenant) as tx:
-            return await idempotency.once(tx, SCHEMA, request, response_type, lambda: run(tx, author))
+            response = await idempotency.once(tx, SCHEMA, request, response_type, lambda: run(tx, author))
+        self._metrics.memory_writes.labels(SCHEMA, request.DESCRIPTOR.name.removesuffix("Request")).inc()
+        return response
 
     async def _draft(self, passage: pb.Passage, holder: pb.InsertPassageRequest | pb.PassageItem, field: str) -> Draft:
         vector: Embedded | None = None
@@ -408,6 +414,7 @@ class ArchivalServicer(rpc.ArchivalServiceServicer):
         author = _author()
         async with self._database.tenant(author.tenant) as tx:
             outcomes = await self._writer.store(tx, author, owner, good)
+        self._metrics.memory_writes.labels(SCHEMA, "IngestPassages").inc()
         for result in _results(drafts, outcomes, position):
             outcome = result.WhichOneof("outcome")
             response.inserted_count += outcome == "passage_id"

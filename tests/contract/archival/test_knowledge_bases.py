@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+
+import grpc.aio
 import psycopg
 import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
@@ -172,6 +176,21 @@ async def test_a_purge_leaves_no_trace_and_refuses_late_writes(
     embedding.down = False
     assert await archive.found("neighbour", agent="agent-2") == ["a neighbour stays"]
     assert traces(owner_url, "xyzzq") == []
+
+
+async def test_nothing_that_runs_beside_a_purge_survives_it(archive: Archive, call: Call) -> None:
+    orchestrator = await call(service="orchestrator")
+
+    async def write(n: int) -> None:
+        with contextlib.suppress(grpc.aio.AioRpcError):
+            await archive.insert(f"fact {n}", user_id="ann", owner=of_agent(f"agent-{n % 2}"))
+
+    async with asyncio.TaskGroup() as tasks:
+        for n in range(16):
+            tasks.create_task(write(n))
+        tasks.create_task(purge(orchestrator, user_id="ann"))
+    await write(99)
+    assert (await purge(orchestrator, user_id="ann"))["archival.agent_passages"] == (0, 0)
 
 
 def traces(owner_url: str, marker: str) -> list[str]:

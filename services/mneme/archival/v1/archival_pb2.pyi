@@ -273,7 +273,9 @@ class Passage(_message.Message):
 
     @_builtins.property
     def provenance(self) -> _common_pb2.Provenance:
-        """Why it was stored and what it rests on."""
+        """Why it was stored and what it rests on. With `from_recall` only a passage of kind SUMMARY is accepted: other text
+        that came from recall is stored already.
+        """
 
     @_builtins.property
     def document(self) -> Global___DocumentSpan:
@@ -754,7 +756,9 @@ class PassageFilter(_message.Message):
     include_superseded: _builtins.bool
     """Also superseded passages, below their successors."""
     user_id: _builtins.str
-    """Passages of this user beside those of all users. Empty: only those of all users, unless the caller may see all."""
+    """Passages of this user beside those of all users. Empty: only those of all users, unless the caller may see all: a
+    user credential with the scope `admin`, and in a listing a service that acts for no user.
+    """
     @_builtins.property
     def all_tags(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Only passages with all of these tags."""
@@ -1051,9 +1055,11 @@ class SearchPassagesRequest(_message.Message):
     strict_min_score: _builtins.bool
     """Applies `min_score` to every result."""
     diversity: _builtins.float
-    """How much near-equal results are pushed apart, from 0 (not) to 1."""
+    """How much near-equal results are pushed apart, from 0 (not) to 1. Above 0 the scores need not fall from one result
+    to the next.
+    """
     explain: _builtins.bool
-    """Returns how each score came about."""
+    """Also returns the factors of each score; cosine and BM25 are always told."""
     @_builtins.property
     def scope(self) -> Global___SearchScope:
         """Where to look. An agent or at least one knowledge base."""

@@ -139,7 +139,8 @@ class ArchivalServiceServicer:
     """
 
     def InsertPassage(self, request, context):
-        """Stores one passage. The same text in the same owner is stored once: the first passage is returned.
+        """Stores one passage. The same text, in the same owner and for the same user, is stored once while nothing has
+        superseded it: the first passage is returned.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

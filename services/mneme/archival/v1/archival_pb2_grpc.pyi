@@ -38,7 +38,9 @@ class ArchivalServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> ArchivalServiceAsyncStub: ...
     InsertPassage: _grpc.UnaryUnaryMultiCallable[_archival_pb2.InsertPassageRequest, _archival_pb2.InsertPassageResponse]
-    """Stores one passage. The same text in the same owner is stored once: the first passage is returned."""
+    """Stores one passage. The same text, in the same owner and for the same user, is stored once while nothing has
+    superseded it: the first passage is returned.
+    """
     InsertPassages: _grpc.UnaryUnaryMultiCallable[_archival_pb2.InsertPassagesRequest, _archival_pb2.InsertPassagesResponse]
     """Stores many passages; a bad one does not fail its neighbours."""
     IngestPassages: _grpc.StreamUnaryMultiCallable[_archival_pb2.IngestPassagesRequest, _archival_pb2.IngestPassagesResponse]
@@ -84,7 +86,9 @@ class ArchivalServiceAsyncStub(ArchivalServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     InsertPassage: _aio.UnaryUnaryMultiCallable[_archival_pb2.InsertPassageRequest, _archival_pb2.InsertPassageResponse]  # type: ignore[assignment]
-    """Stores one passage. The same text in the same owner is stored once: the first passage is returned."""
+    """Stores one passage. The same text, in the same owner and for the same user, is stored once while nothing has
+    superseded it: the first passage is returned.
+    """
     InsertPassages: _aio.UnaryUnaryMultiCallable[_archival_pb2.InsertPassagesRequest, _archival_pb2.InsertPassagesResponse]  # type: ignore[assignment]
     """Stores many passages; a bad one does not fail its neighbours."""
     IngestPassages: _aio.StreamUnaryMultiCallable[_archival_pb2.IngestPassagesRequest, _archival_pb2.IngestPassagesResponse]  # type: ignore[assignment]
@@ -133,7 +137,9 @@ class ArchivalServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _archival_pb2.InsertPassageRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_archival_pb2.InsertPassageResponse, _abc.Awaitable[_archival_pb2.InsertPassageResponse]]:
-        """Stores one passage. The same text in the same owner is stored once: the first passage is returned."""
+        """Stores one passage. The same text, in the same owner and for the same user, is stored once while nothing has
+        superseded it: the first passage is returned.
+        """
 
     @_abc_1.abstractmethod
     def InsertPassages(
