@@ -34,7 +34,7 @@ class Baseline:
         self, processes: tuple[Process, ...], channels: list[grpc.aio.Channel], pool: AsyncConnectionPool[Any]
     ) -> None:
         self.processes = processes
-        self._echoes: list[Callable[[bytes], Awaitable[bytes]]] = [
+        self._echoes: list[grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]] = [
             channel.unary_unary(echo.METHOD) for channel in channels
         ]
         self._pool = pool
