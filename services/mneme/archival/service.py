@@ -8,7 +8,6 @@ from typing import Any, TypeVar
 
 import grpc.aio
 from google.protobuf.message import Message
-from psycopg.types.json import Jsonb
 
 from mneme.archival import convert, guards
 from mneme.archival.embedder import Embedder
@@ -269,8 +268,6 @@ class ArchivalServicer(rpc.ArchivalServiceServicer):
         """Changes the fields that the mask names."""
         refuse_shared_write("")
         values = convert.knowledge_base_values(request.knowledge_base, request.update_mask)
-        if "metadata_" in values:
-            values["metadata_"] = Jsonb(values["metadata_"])
 
         async def run(tx: Connection, author: Author) -> pb.UpdateKnowledgeBaseResponse:
             changed = await knowledge_bases.change(tx, author.tenant, request.knowledge_base_id, values)

@@ -7,10 +7,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import psycopg
-from pgvector import HalfVector
-from psycopg.types.json import Jsonb
-
 from mneme.archival import guards
 from mneme.archival.embedder import Embedder
 from mneme.archival.records import Author, Change, Draft, Owner, Passage, Provenance, Stored
@@ -82,20 +78,10 @@ class Writer:
         old = await locked(tx, author, passage_id)
         _check_change(old, change)
         values = dict(change.values)
-        if "metadata_" in values:
-            values["metadata_"] = Jsonb(values["metadata_"])
         if change.text is not None and change.text != old.text:
             values |= _vector_values(change)
             values |= _provenance_values(change.provenance)
-        try:
-            async with tx.transaction():
-                new = await passages.change(tx, author, old, values, change.provenance)
-        except psycopg.errors.UniqueViolation as error:
-            raise Error(
-                errors_pb2.REASON_ALREADY_EXISTS,
-                f"{old.owner.id} holds another passage with this text",
-                metadata={"resource": old.owner.id, "field": "passage.text"},
-            ) from error
+        new = await passages.change(tx, author, old, values, change.provenance)
         if new.text != old.text:
             await lexical.remove(tx, "archival", scope=old.owner.id, document_ids=[old.id])
             document = lexical.document(scope=old.owner.id, document_id=old.id, text=new.text)
@@ -155,7 +141,7 @@ def _check_change(old: Passage, change: Change) -> None:
 def _vector_values(change: Change) -> dict[str, Any]:
     made = change.embedded
     return {
-        "embedding": HalfVector(made.values) if made else None,
+        "embedding": made.values if made else None,
         "embedding_config": made.space_id if made else None,
         "index_state": passages.INDEXED if made else passages.PENDING,
         "index_error": "",

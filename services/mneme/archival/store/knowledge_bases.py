@@ -141,7 +141,7 @@ async def change(tx: Connection, tenant: str, knowledge_base_id: str, values: Ma
             await tx.execute(
                 f"UPDATE archival.knowledge_base SET {assignments} updated_at = clock_timestamp()"  # noqa: S608
                 " WHERE tenant_id = %(tenant)s AND id = %(id)s",
-                {**values, "tenant": tenant, "id": knowledge_base_id},
+                {**_adapted(values), "tenant": tenant, "id": knowledge_base_id},
             )
     except psycopg.errors.UniqueViolation as error:
         raise _name_taken(str(values.get("display_name"))) from error
@@ -190,6 +190,10 @@ async def detach(tx: Connection, author: Author, *, agent_id: str, knowledge_bas
     if (await tx.execute(_DETACH, key)).rowcount:
         kind = common_pb2.MEMORY_CHANGE_KIND_DETACHED
         await scopes.record_attachment(tx, author, agent_id=agent_id, knowledge_base_id=knowledge_base_id, kind=kind)
+
+
+def _adapted(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {column: Jsonb(value) if column == "metadata_" else value for column, value in values.items()}
 
 
 def _name_taken(display_name: str) -> Error:

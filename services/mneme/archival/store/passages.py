@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any
 
+import psycopg
 from pgvector import HalfVector
 from psycopg.types.json import Jsonb
 
@@ -308,7 +309,7 @@ async def change(
         provenance: Why, for the audit.
 
     Raises:
-        psycopg.errors.UniqueViolation: Another passage of the owner has the new text.
+        Error: ALREADY_EXISTS, when the owner holds another passage with the new text.
     """
     assert set(values) <= set(_CHANGEABLE)
     tenant = author.tenant
@@ -316,11 +317,18 @@ async def change(
     key = {"tenant": tenant, "id": old.id, "owner": old.owner.id}
     await tx.execute(_KEEP_VERSION, key)
     assignments = "".join(f"{column} = %({column})s, " for column in values)
-    await tx.execute(
+    statement = (
         f"UPDATE archival.agent_passages SET {assignments} version = version + 1, revision = %(new_revision)s,"  # noqa: S608
-        " updated_at = statement_timestamp() WHERE tenant_id = %(tenant)s AND id = %(id)s",
-        {**values, **key, "new_revision": revision},
+        " updated_at = statement_timestamp() WHERE tenant_id = %(tenant)s AND id = %(id)s"
     )
+    try:
+        await tx.execute(statement, {**_adapted(values), **key, "new_revision": revision})
+    except psycopg.errors.UniqueViolation as error:
+        raise Error(
+            errors_pb2.REASON_ALREADY_EXISTS,
+            f"{old.owner.id} holds another passage with this text",
+            metadata={"resource": old.owner.id, "field": "passage.text"},
+        ) from error
     if values.get("index_state") == PENDING:
         await tx.execute(_ENQUEUE, key)
     new = await get(tx, tenant, old.id)
@@ -354,6 +362,16 @@ async def _same_id(tx: Connection, tenant: str, ids: Sequence[str]) -> dict[str,
         return {}
     found = await tx.execute(_SAME_ID, {"tenant": tenant, "ids": list(ids)})
     return {row["id"]: (row["owner_id"], row["user_id"], row["sha256"]) for row in await found.fetchall()}
+
+
+def _adapted(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns values in the types that the database knows."""
+    adapted = dict(values)
+    if "metadata_" in values:
+        adapted["metadata_"] = Jsonb(values["metadata_"])
+    if values.get("embedding") is not None:
+        adapted["embedding"] = HalfVector(values["embedding"])
+    return adapted
 
 
 def _taken(passage_id: str) -> Error:
