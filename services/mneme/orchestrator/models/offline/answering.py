@@ -1,16 +1,16 @@
 """Which remembered lines to quote for a question."""
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 
-from mneme.orchestrator.models.offline.facts import attribute
 from mneme.orchestrator.models.offline.ranking import Scored, rank
+from mneme.orchestrator.models.offline.relations import attribute
 from mneme.orchestrator.models.offline.replies import Quote
 from mneme.orchestrator.models.offline.understanding import understand
 from mneme.orchestrator.models.offline.vectors import WordVectors
 from mneme.orchestrator.models.offline.view import Block, Hit, View, hits
-from mneme.orchestrator.models.offline.words import same_text, terms
+from mneme.orchestrator.models.offline.words import pattern, same_text, terms
 
 MAX_QUOTES = 3
 MAX_UNSURE = 5
@@ -26,32 +26,39 @@ _HINT = 0.05
 _NEAR = 0.5
 """A line is quoted beside the best one where its score is at least this part of the best."""
 _QUOTE_CHARS = 300
-_PERSONAL = re.compile(r"\b(?:i|i'm|me|my|mine|we|us|our|i've)\b|[我咱]", re.IGNORECASE)
-_ADVICE = re.compile(
-    r"\b(?:should|recommend|suggest|suitable|careful|watch out|consider)\b|应该|该|需要|要|注意|留意|当心|小心|适合|推荐|选|可以|给",
-    re.IGNORECASE,
+_PERSONAL = pattern(r"\b(?:i|i'm|me|my|mine|we|us|our|i've)\b", "[我咱]")
+_ADVICE = pattern(
+    r"\b(?:should|recommend|suggest|suitable|careful|watch out|consider)\b",
+    "应该|该|需要|要|注意|留意|当心|小心|适合|推荐|选|可以|给",
 )
 """Questions for advice concern the user, also where they do not say so."""
-_TO_MODEL = re.compile(r"\b(?:you|your)\b|[你您]", re.IGNORECASE)
-_PAST = re.compile(
-    r"\b(?:before|previous(?:ly)?|used to|former(?:ly)?|old|earlier|originally|last time|first|did (?:i|we|you) (?:say|tell|talk|discuss)|history)\b|"
-    r"以前|之前|过去|原来|曾经|上次|最初|先前|说过|聊过",
-    re.IGNORECASE,
+_TO_MODEL = pattern(r"\b(?:you|your)\b", "[你您]")
+_PAST = pattern(
+    r"\b(?:before|previous(?:ly)?|used to|former(?:ly)?|old|earlier|originally|last time|first|history)\b",
+    r"\bdid (?:i|we|you) (?:say|tell|talk|discuss)\b",
+    "以前|之前|过去|原来|曾经|上次|最初|先前|说过|聊过",
 )
-_MODEL_SAID = re.compile(
-    r"\byou (?:say|said|suggest\w*|recommend\w*|tell|told|answer\w*)\b|[你您](?:说|推荐|建议|回答)", re.IGNORECASE
+_MODEL_SAID = pattern(
+    r"\byou (?:say|said|suggest\w*|recommend\w*|tell|told|answer\w*)\b", "[你您](?:说|推荐|建议|回答)"
 )
+
+
+class Fit(StrEnum):
+    """How well quotes answer a question."""
+
+    SURE = "sure"
+    LIKELY = "likely"
+    KNOWN = "known"
+    """Nothing stands out: the quotes are what may be meant, or simply what is known about the user."""
+    NONE = "none"
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Lines that answer a question."""
+    """Lines that answer a question, best first."""
 
+    fit: Fit = Fit.NONE
     quotes: tuple[Quote, ...] = ()
-    exact: bool = True
-    """False where nothing stands out and the quotes are what may be meant, or simply what is known about
-    the user.
-    """
 
 
 def answer(question: str, view: View, vectors: WordVectors) -> Answer:
@@ -65,14 +72,13 @@ def answer(question: str, view: View, vectors: WordVectors) -> Answer:
         sure = ranked[0].score >= _STRONG
         near = ranked[0].score * _NEAR if sure else _WEAK / 2
         kept = (candidates[item.index] for item in ranked if item.score >= near)
-        return Answer(tuple(_distinct(kept, MAX_QUOTES if sure else MAX_UNSURE)))
+        return Answer(Fit.SURE if sure else Fit.LIKELY, tuple(_distinct(kept, MAX_QUOTES if sure else MAX_UNSURE)))
     known = [item for item in ranked if candidates[item.index].source == "memory"]
     hinted = [item for item in known if item.evidence >= _HINT]
     chosen = known[:MAX_KNOWN] if personal else hinted[:MAX_QUOTES]
     if chosen:
-        return Answer(
-            tuple(candidates[item.index] for item in sorted(chosen, key=lambda item: item.index)), exact=False
-        )
+        ordered = sorted(chosen, key=lambda item: item.index)
+        return Answer(Fit.KNOWN, tuple(candidates[item.index] for item in ordered))
     return Answer()
 
 

@@ -6,13 +6,17 @@ across the two languages. The words stand in `lexicon.toml`.
 
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from importlib.resources import files
 
-from mneme.orchestrator.models.offline.words import chinese_runs, english_words, stem
+from mneme.orchestrator.models.offline.words import chinese_runs, english_words, is_chinese, stem
 
+VAGUE = frozenset({"place", "date", "time", "like", "avoid", "style"})
+"""Concepts that question words and modal verbs raise: weak evidence on their own."""
+_SYNONYMS = 40
+"""Words of a concept worth searching for: the first are the most central."""
 _PROFESSION = re.compile(
     r"\b(?:am|is|was|as|be|become|became|['’]m) an? (?:[\w-]+ ){0,2}?[\w-]+(?:ist|[^h]er|or|cian|ant|yst|eer)\b"
 )
@@ -28,6 +32,8 @@ class _Index:
     phrases: tuple[tuple[str, str], ...]
     chinese: Mapping[str, frozenset[str]]
     longest_chinese: int
+    english_words: Mapping[str, Sequence[str]]
+    chinese_words: Mapping[str, Sequence[str]]
     related: Mapping[str, frozenset[str]]
 
 
@@ -49,6 +55,14 @@ def concepts(text: str) -> frozenset[str]:
         for word in _longest_matches(run, index):
             found |= index.chinese[word]
     return frozenset(found)
+
+
+def synonyms(text: str) -> list[str]:
+    """The leading words of the concepts that a text touches, in its language, without its own; empty for none."""
+    index = _index()
+    rows = index.chinese_words if is_chinese(text) else index.english_words
+    own = set(text.lower().split())
+    return [word for name in sorted(concepts(text) - VAGUE) for word in rows[name][:_SYNONYMS] if word not in own]
 
 
 def related(name: str) -> frozenset[str]:
@@ -84,6 +98,8 @@ def _index() -> _Index:
         phrases=tuple(phrases),
         chinese={word: frozenset(names) for word, names in chinese.items()},
         longest_chinese=max(map(len, chinese)),
+        english_words={name: row["en"].replace("_", "-").split() for name, row in table.items()},
+        chinese_words={name: row["zh"].split() for name, row in table.items()},
         related={name: frozenset(names) for name, names in touching.items()},
     )
 

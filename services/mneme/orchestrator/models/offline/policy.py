@@ -3,15 +3,18 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mneme.orchestrator.models.offline.answering import answer, memory_lines
+from mneme.orchestrator.models.offline.answering import Fit, answer, memory_lines
+from mneme.orchestrator.models.offline.lexicon import synonyms
 from mneme.orchestrator.models.offline.ranking import rank
 from mneme.orchestrator.models.offline.remembering import PlannedCall, facts, outcome, plan
-from mneme.orchestrator.models.offline.replies import Phrases, Quote, phrases, quoted
-from mneme.orchestrator.models.offline.understanding import Topic, Understanding, understand
+from mneme.orchestrator.models.offline.replies import Phrases, phrases, quoted
+from mneme.orchestrator.models.offline.topics import Topic
+from mneme.orchestrator.models.offline.understanding import Understanding, understand
 from mneme.orchestrator.models.offline.vectors import WordVectors
 from mneme.orchestrator.models.offline.view import Call, View
 from mneme.orchestrator.models.offline.words import is_chinese, query_text
 
+_SEARCHES = ("conversation_search", "archival_memory_search")
 _SEARCH_LIMIT = 10
 _FORGET_SCORE = 0.25
 
@@ -59,15 +62,21 @@ def _preparation(view: View, understood: Understanding, vectors: WordVectors) ->
         calls += _removals(view, understood.forget, vectors)
     if Topic.TIME in understood.topics and not view.called("get_current_time"):
         calls.append(("get_current_time", {}))
-    if (
-        understood.questions
-        and not understood.topics
-        and not view.called("conversation_search", "archival_memory_search")
-    ):
-        query = query_text(" ".join(understood.questions))
-        calls.append(("conversation_search", {"query": query, "limit": _SEARCH_LIMIT}))
-        calls.append(("archival_memory_search", {"query": query, "limit": _SEARCH_LIMIT}))
+    if understood.questions and not understood.topics:
+        calls += _searches(view, understood.questions, vectors)
     return [call for call in calls if call[0] in view.tools]
+
+
+def _searches(view: View, questions: Sequence[str], vectors: WordVectors) -> list[PlannedCall]:
+    """A search for the questions' own words, then one for words of the same meaning if that brought nothing sure."""
+    made = len(view.called("conversation_search"))
+    query = ""
+    if made == 0:
+        query = query_text(" ".join(questions))
+    elif made == 1:
+        unsure = [question for question in questions if answer(question, view, vectors).fit is not Fit.SURE]
+        query = " ".join(synonyms(" ".join(unsure)))
+    return [(name, {"query": query, "limit": _SEARCH_LIMIT}) for name in _SEARCHES] if query else []
 
 
 def _removals(view: View, wishes: Sequence[str], vectors: WordVectors) -> list[PlannedCall]:
@@ -123,22 +132,17 @@ def _on_forgetting(view: View, understood: Understanding, said: Phrases) -> list
 def _on_questions(view: View, understood: Understanding, said: Phrases, vectors: WordVectors) -> list[str]:
     if not understood.questions:
         return []
-    exact: list[Quote] = []
-    rest: list[Quote] = []
-    for question in understood.questions:
-        found = answer(question, view, vectors)
-        (exact if found.exact else rest).extend(found.quotes)
-    paragraphs: list[str] = []
-    if exact:
-        paragraphs.append(f"{said.found}\n{quoted(said, list(dict.fromkeys(exact)))}")
-    elif rest:
-        paragraphs.append(f"{said.all_known}\n{quoted(said, list(dict.fromkeys(rest)))}")
-    else:
-        paragraphs.append(said.nothing)
+    answers = [answer(question, view, vectors) for question in understood.questions]
+    fitting = [quote for one in answers for quote in one.quotes if one.fit in {Fit.SURE, Fit.LIKELY}]
+    known = [quote for one in answers for quote in one.quotes if one.fit is Fit.KNOWN]
+    paragraphs = [said.nothing]
+    if fitting or known:
+        heading = said.found if fitting else said.all_known
+        paragraphs = [f"{heading}\n{quoted(said, list(dict.fromkeys(fitting or known)))}"]
     failed = _failed_search(view)
     return [*paragraphs, *([said.limited.format(problem=failed.result)] if failed else [])]
 
 
 def _failed_search(view: View) -> Call | None:
-    searches = view.called("conversation_search", "archival_memory_search")
+    searches = view.called(*_SEARCHES)
     return next((call for call in searches if not call.ok), None)

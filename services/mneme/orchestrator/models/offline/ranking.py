@@ -10,22 +10,26 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import log
 
-from mneme.orchestrator.models.offline.lexicon import concepts, has_number, related
+from mneme.orchestrator.models.offline.lexicon import VAGUE, concepts, has_number, related
 from mneme.orchestrator.models.offline.vectors import WordVectors
-from mneme.orchestrator.models.offline.words import terms
+from mneme.orchestrator.models.offline.words import pattern, terms
 
 _WORDS, _CONCEPTS, _KIND, _VECTORS = 0.45, 0.4, 0.1, 0.15
 _TOUCHING = 0.45
 """What a touching concept counts, where the same concept counts 1."""
-_VAGUE = frozenset({"place", "date", "time", "like", "avoid", "style"})
-"""Concepts that question words and modal verbs raise: weak evidence on their own."""
-_KINDS = (
-    (r"\bhow (?:many|much|old|tall|long|far|big|high|heavy|often)\b|\bnumber\b|几|多少|多[大高重久长远]|号码", "number"),
-    (r"\bwhen\b|\bwhat (?:day|date|time|month|year)\b|\bhow (?:long|often)\b|什么时候|何时|几[点号月]|周几|星期几|日期|时间|多久", "time"),
-    (r"\bwhere\b|\bwhich (?:city|town|country|place)\b|哪里|哪儿|在哪|何地|什么地方|哪个(?:城市|国家|地方)", "place"),
-    (r"\bwho\b|\bwhom\b|\bwhose\b|\bname\b|\bcalled\b|谁|名字|叫什么", "person"),
-)  # fmt: skip
-_KIND_PATTERNS = tuple((re.compile(pattern, re.IGNORECASE), kind) for pattern, kind in _KINDS)
+_KINDS = {
+    "number": pattern(
+        r"\bhow (?:many|much|old|tall|long|far|big|high|heavy|often)\b|\bnumber\b", "几|多少|多[大高重久长远]|号码"
+    ),
+    "time": pattern(
+        r"\bwhen\b|\bwhat (?:day|date|time|month|year)\b|\bhow (?:long|often)\b",
+        "什么时候|何时|几[点号月]|周几|星期几|日期|时间|多久",
+    ),
+    "place": pattern(
+        r"\bwhere\b|\bwhich (?:city|town|country|place)\b", "哪里|哪儿|在哪|何地|什么地方|哪个(?:城市|国家|地方)"
+    ),
+    "person": pattern(r"\bwho\b|\bwhom\b|\bwhose\b|\bname\b|\bcalled\b", "谁|名字|叫什么"),
+}
 _PLACE = re.compile(r"\b(?:in|at|to|on|from|near)\s+(?:the\s+)?[A-Z0-9]|[在住到去来从]|[市省县区路街镇村国]")
 _PERSON = re.compile(r"(?<!^)\b[A-Z][a-z]+|\b(?:named|called|name)\b|叫|名字|是")
 
@@ -83,7 +87,7 @@ def _share(asked: frozenset[str], found: frozenset[str], rarity: _Rarity) -> flo
 
 def _concept_share(asked: frozenset[str], found: frozenset[str], rarity: _Rarity) -> float:
     """Part of the question's concepts that the line shares or touches."""
-    weights = {name: rarity(name) * (0.3 if name in _VAGUE else 1.0) for name in asked}
+    weights = {name: rarity(name) * (0.3 if name in VAGUE else 1.0) for name in asked}
     total = sum(weights.values())
     if not total:
         return 0.0
@@ -95,15 +99,14 @@ def _concept_share(asked: frozenset[str], found: frozenset[str], rarity: _Rarity
 def _meets(name: str, found: frozenset[str]) -> float:
     if name in found:
         return 1.0
-    return _TOUCHING if related(name) & found - _VAGUE else 0.0
+    return _TOUCHING if related(name) & found - VAGUE else 0.0
 
 
 def _right_kind(question: str, line: str) -> float:
     """1 where the line holds the kind of thing the question asks for, 0 where it does not or none is
     clear.
     """
-    kinds = [kind for pattern, kind in _KIND_PATTERNS if pattern.search(question)]
-    return float(any(_holds(kind, line) for kind in kinds))
+    return float(any(_holds(kind, line) for kind, asks in _KINDS.items() if asks.search(question)))
 
 
 def _holds(kind: str, line: str) -> bool:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mneme.orchestrator.models.offline.understanding import SmallTalk
+from mneme.orchestrator.models.offline.topics import SmallTalk
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,9 +83,15 @@ ENGLISH = Phrases(
     quotation="- {text} ({source})",
 )
 CHINESE = Phrases(
-    identity="我是 Mneme 的离线模型：只有固定规则，不是语言模型。我保存您告诉我的事，检索它们，并引用找到的内容。需要对话请在设置中选用真正的模型。",
+    identity=(
+        "我是 Mneme 的离线模型：只有固定规则，不是语言模型。我保存您告诉我的事，检索它们，并引用找到的内容。"
+        "需要对话请在设置中选用真正的模型。"
+    ),
     introduction="（我是 Mneme 的离线模型：只有固定规则，不是语言模型。我会保存、检索和引用。）",
-    abilities="您告诉我的事我会保存；您提问时，我检索核心记忆、历史对话和归档，并引用相符的内容。我也能忘记内容、报时。我不是语言模型，做不了别的。",
+    abilities=(
+        "您告诉我的事我会保存；您提问时，我检索核心记忆、历史对话和归档，并引用相符的内容。"
+        "我也能忘记内容、报时。我不是语言模型，做不了别的。"
+    ),
     small_talk={
         SmallTalk.GREETING: "您好。请告诉我要记住的事，或者向我提问。",
         SmallTalk.THANKS: "不客气。",

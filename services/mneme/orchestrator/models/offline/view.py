@@ -14,9 +14,6 @@ from mneme.orchestrator.models.port import ModelRequest, ToolUse, Turn
 _BLOCK = re.compile(r"<block\s(?P<attributes>[^>]*)>\n?(?P<text>.*?)\n?</block>", re.DOTALL)
 _ATTRIBUTE = re.compile(r'([\w-]+)="([^"]*)"')
 _STAMP = re.compile(r"^(?:\[(?P<stamp>[^\]\n]{0,120})\]\s*)")
-_PRESSURE = re.compile(
-    r"\[memory pressure\]|memory pressure|window (?:is|gets) (?:nearly|almost) full|内存压力", re.IGNORECASE
-)
 _SCORE = re.compile(r"\s*\(score -?[\d.]+\)$")
 _RESULT_START = re.compile(r"^\[(?P<meta>[^\]\n]*\d{4}-\d{2}-\d{2}[^\]\n]*)\]\s*", re.MULTILINE)
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
@@ -96,16 +93,14 @@ def look(request: ModelRequest) -> View:
     last = turns[start] if start >= 0 else None
     since = turns[start + 1 :]
     text = plain(last.text) if last else ""
-    is_user = last is not None and last.role == "user" and not _is_event(last.text)
+    is_user = last is not None and last.role == "user"
     return View(
         blocks=_blocks("\n".join(part.text for part in request.system)),
         message=text if is_user else "",
         event="" if is_user else text,
         timed=not is_user and last is not None and bool(_TIMED.match(last.text.strip())),
         pressure=_unheeded_pressure(turns),
-        earlier=tuple(
-            plain(turn.text) for turn in turns[: max(start, 0)] if turn.role == "user" and not _is_event(turn.text)
-        ),
+        earlier=tuple(plain(turn.text) for turn in turns[: max(start, 0)] if turn.role == "user"),
         summary=_summary(turns),
         calls=_calls(since),
         first=not any(turn.role == "assistant" for turn in turns[: max(start, 0)]) and not _summary(turns),
@@ -160,24 +155,19 @@ def _blocks(text: str) -> tuple[Block, ...]:
 
 def _is_notice(turn: Turn) -> bool:
     """True for turns that report something and are no event to act upon."""
-    return turn.role == "system" and bool(_PRESSURE.search(turn.text[:200]) or _QUIET.match(turn.text))
+    return _is_pressure(turn) or (turn.role == "system" and bool(_QUIET.match(turn.text)))
+
+
+def _is_pressure(turn: Turn) -> bool:
+    return turn.role == "system" and turn.text.startswith("[memory pressure]")
 
 
 _TIMED = re.compile(r"^\[[^\]\n]*\b(?:timer|timed|scheduled?)\b", re.IGNORECASE)
 _QUIET = re.compile(r"^\[(?:summary|from memory)\b", re.IGNORECASE)
-_EVENT = re.compile(
-    r"^\[[^\]\n]*\b(?:system|interaction|timer|timed|schedule[d]?|event|login|heartbeat)\b[^\]\n]*\]", re.IGNORECASE
-)
-
-
-def _is_event(text: str) -> bool:
-    return bool(_EVENT.match(text.strip()))
 
 
 def _unheeded_pressure(turns: Sequence[Turn]) -> bool:
-    noticed = [
-        i for i, turn in enumerate(turns) if turn.role in {"system", "user"} and _PRESSURE.search(turn.text[:200])
-    ]
+    noticed = [i for i, turn in enumerate(turns) if _is_pressure(turn)]
     return bool(noticed) and not any(turn.role == "assistant" for turn in turns[noticed[-1] + 1 :])
 
 

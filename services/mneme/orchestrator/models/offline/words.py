@@ -29,24 +29,33 @@ _ABBREVIATIONS = "".join(
 )
 _SENTENCE_END = re.compile(rf"(?<=[.!?;]){_ABBREVIATIONS}[\"'”’)]*\s+|(?<=[。！？；])[”’」）]*\s*|\n+", re.IGNORECASE)
 
-STOPWORDS = frozenset(
-    """a about after again all also am an and any are as at be because been before being both but by can
+_FUNCTION_WORDS = """a about after again all also am an and any are as at be because been before being both but by can
     could did do does doing don't down during each few for from further had has have having he her here hers
     him his how i i'd i'll i'm i've if in into is isn't it it's its just kind like me more most my myself no
     nor not now of off on once one only or other our out over own please same she should so some such than
     that that's the their them then there these they this those through to too under until up us user user's
     very was we were what what's when where which while who whom whose why will with would you your yes tell
     know remind remember say said mention something anything thing get got let shall may might must need
-    want going""".split()
-)
+    want going"""
+STOPWORDS = frozenset(_FUNCTION_WORDS.split())
 _ZH_STOP = (
     "什么时候 什么样 什么 为什么 怎么样 怎么 怎样 如何 哪里 哪儿 哪个 哪些 哪 谁 多少 几 是否 是不是 有没有 能不能 "
     "可不可以 还记得 记得 告诉 知道 提醒 请问 我们 你们 他们 她们 它们 咱们 用户 自己 这个 那个 这些 那些 一下 一个 "
-    "现在 目前 已经 应该 可以 可能 需要 我 你 您 他 她 它 的 了 吗 呢 吧 啊 呀 是 在 有 和 与 跟 就 都 也 很 把 被 给 请 "
-    "不 能 这 那"
+    "现在 目前 已经 应该 可以 可能 需要 "
+    "我 你 您 他 她 它 的 了 吗 呢 吧 啊 呀 是 在 有 和 与 跟 就 都 也 很 把 被 给 请 不 能 这 那"
 )
 _ZH_STOP_PATTERN = re.compile("|".join(sorted(_ZH_STOP.split(), key=len, reverse=True)))
 _SPELLINGS = {"favourite": "favorite", "colour": "color", "grey": "gray", "mum": "mother", "mom": "mother"}
+
+
+def any_of(*alternatives: str) -> str:
+    """One regular expression for several, one a line where they are written."""
+    return f"(?:{'|'.join(alternatives)})"
+
+
+def pattern(*alternatives: str) -> re.Pattern[str]:
+    """A compiled `any_of` that takes capitals and small letters for the same."""
+    return re.compile(any_of(*alternatives), re.IGNORECASE)
 
 
 def is_chinese(text: str) -> bool:

@@ -1,0 +1,110 @@
+"""Tells questions from statements, in English and Chinese."""
+
+import re
+from functools import lru_cache
+
+from mneme.orchestrator.models.offline.words import any_of, is_chinese, pattern
+
+
+@lru_cache(maxsize=4_096)
+def is_question(sentence: str) -> bool:
+    """True for a question or a request to tell something; false for a standing instruction dressed as one."""
+    if _STANDING.search(sentence) and not _ASKS_BACK.search(sentence) and not _WH_START.match(sentence):
+        return bool(_CHINESE_ASKS_HOW.search(sentence))
+    if sentence.rstrip("\"'”’」） ").endswith(("?", "？")):
+        return True
+    if is_chinese(sentence):
+        return bool(_CHINESE_QUESTION.search(_CHINESE_ANY.sub("", sentence)))
+    return bool(_ENGLISH_QUESTION.match(sentence))
+
+
+def split_question(sentence: str) -> tuple[str, str]:
+    """A fact stated in front of a question, or an empty text, and the question."""
+    parts = _FACT_THEN_QUESTION.match(sentence)
+    if parts is None:
+        return "", sentence
+    fact, question = parts["fact"].strip(), parts["question"].strip()
+    if not _PERSONAL.search(fact) or _CONDITION.match(fact) or is_about_talk(fact) or is_question(fact):
+        return "", sentence
+    return fact, question
+
+
+def is_about_talk(clause: str) -> bool:
+    """True for talk about the conversation itself ("I told you …", "I forgot …"), which states no fact."""
+    return bool(_ABOUT_TALK.search(clause))
+
+
+_SUBJECT = any_of(
+    r"i|you|he|she|it|they|we|there|this|that|these|those|my|your|his|her|its|their|our|the|an?|all",
+    r"any\w*|some\w*|every\w*|[A-Z]\w+",
+)
+_AUXILIARY = any_of(
+    r"do|does|did|is|are|am|was|were|can|could|will|would|should|shall|may|might|must|have|has|had",
+    r"isn'?t|aren'?t|don'?t|doesn'?t|didn'?t|can'?t|won'?t",
+)
+_WH = r"(?:what|who|whom|whose|where|when|why|which|how)(?:'?s|'?re|'?d)?"
+_FILLER = r"(?:(?:and|so|but|then|now|also|well|ok(?:ay)?|please|by the way|btw|quick question|question)[,:]?\s+)*"
+_ENGLISH_QUESTION = re.compile(
+    f"^{_FILLER}"
+    + any_of(
+        rf"{_WH}\b(?!\s+(?:i|we|my|our|it|he|she|they|the)\b)",
+        rf"{_AUXILIARY}\s+{_SUBJECT}\b",
+        r"(?:(?:can|could|would|will) you )?(?:please )?(?:tell|remind|show|give) me\b(?!\s+to\b)",
+        r"(?:please )?(?:list|recall|look up|search(?: for)?|find|guess|name|repeat|summari[sz]e|describe)\b",
+        r"(?:please )?(?:explain|suggest|recommend)\b",
+        r"i (?:forgot|forget|can'?t remember|don'?t remember|can'?t recall|wonder|am wondering|was wondering)\s+"
+        rf"(?:{_WH}|if|whether|my|our)\b",
+        r"i(?:'d| would)? (?:like|want|need) to know\b|what about\b|how about\b|any (?:idea|clue)\b",
+        r"(?:write|translate|calculate|compute|draw|generate|compose|help me|make me|create)\b",
+    ),
+    re.IGNORECASE,
+)
+_WH_START = re.compile(rf"^{_FILLER}{_WH}\b", re.IGNORECASE)
+_CHINESE_WH = any_of(
+    r"什么|谁|哪|多少|怎么|怎样|如何|为什么|为何|何时|何地|啥|咋",
+    r"是否|是不是|有没有|能不能|会不会|要不要|可不可以|该不该|对不对",
+    r"几(?=[岁点个号月只天周年次位口人分小])|周几|星期几|多(?=[大高重久长远快])",
+    r"[吗呢][？?。!！]*$",
+)
+_CHINESE_ANY = re.compile(any_of(r"(?:什么|谁|哪[里儿]?|怎么)(?:都|也)", r"没(?:有)?什么|几乎|一些什么"))
+"""Question words that ask nothing: "everything", "nothing much"."""
+_CHINESE_REQUEST = any_of(
+    r"^(?:请|麻烦)?(?:你)?"
+    + any_of(
+        r"告诉我|提醒我一下我?|说说我|讲讲我|列出|列一下|回忆|查一下|找一下|搜一下|翻译|写一|解释|推荐|总结",
+        r"帮我(?:查|找|搜|回忆|想|写|翻译|画|算)|给我(?:讲|写|说)",
+    ),
+    r"还记得我|^我(?:忘了|不记得|想不起来|想知道)(?:自己|我)",
+)
+_CHINESE_QUESTION = re.compile(any_of(_CHINESE_WH, _CHINESE_REQUEST))
+_CHINESE_ASKS_HOW = re.compile(
+    any_of(r"(?:什么|谁|哪|多少|怎么|几).*[？?]$", r"(?:应该|该|要)(?:怎么|用什么|叫).*(?:什么|怎么|谁)")
+)
+_STANDING = pattern(
+    r"\b(?:always|from now on|in (?:the )?future|every time|whenever|call me|address me)\b",
+    r"\b(?:remember that|keep in mind|note that|make sure|don'?t forget (?:that|to))\b",
+    r"\bplease (?:never|don'?t|do not|call|address|use|answer|reply|respond|speak|write|keep)\b",
+    r"以后|今后|从现在起|从今往后|往后|下次|记住|请记|记一下|记得要|别忘了",
+    r"请(?:总是|一直|始终|务必|都|用|叫|称呼|不要|别)|(?:叫|称呼)我",
+)
+"""Instructions that hold from now on, often put as polite questions."""
+_ASKS_BACK = pattern(
+    r"\b(?:do|did|can|could|would|will) you (?:still )?(?:remember|recall|know|tell)\b", r"还?记得.*[吗？?]"
+)
+_PERSONAL = pattern(r"\b(?:i|i'm|my|we|our)\b", "我")
+_CONDITION = pattern(r"^(?:if|when|suppose|assuming|unless)\b", r"^(?:如果|要是|假如|假设|万一|当)")
+_ABOUT_TALK = pattern(
+    r"\bi\b.{0,12}\b(?:told|mentioned|said|asked|talked|explained|forgot|forget|wonder|have a question)\b",
+    r"\bi\b.{0,12}\b(?:can'?t|don'?t) remember\b|\bwe (?:talked|spoke|discussed)\b",
+    r"\bi\b.{0,12}\b(?:want|need|would like|'d like) to (?:know|ask)\b",
+    r"说过|告诉过|提到|提过|聊过|讲过|问过|问你|问一下|忘了|不记得|想知道|想问|请问",
+)
+_FACT_THEN_QUESTION = re.compile(
+    r"^(?P<fact>.{6,}?)[,，;；]\s*(?P<question>"
+    + any_of(
+        rf"(?:(?:and|so|but)\s+)?(?:{_WH}|{_AUXILIARY}\s+{_SUBJECT})\b.*",
+        rf"[^，,]*{_CHINESE_WH}.*",
+    )
+    + ")$",
+    re.IGNORECASE,
+)
