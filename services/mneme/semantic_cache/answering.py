@@ -9,7 +9,7 @@ import asyncio
 import re
 import secrets
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mneme.runtime import call
 from mneme.runtime.errors import invalid
@@ -102,9 +102,9 @@ class Answering:
 
     async def commit(self, query: Query, token: str, stored: Stored) -> bool:
         """Stores the answer of the token's holder; False when the right had ended or Redis is down."""
-        digest = _lease_digest(token)
+        acquired = replace(stored, acquired_digest=_lease_digest(token))
         try:
-            return await self._entries.commit(query.address, digest, token, stored, owners=_owners(query, stored))
+            return await self._entries.commit(query.address, token, acquired, owners=_owners(query, stored))
         except CacheDown:
             return False
 
@@ -136,15 +136,16 @@ class Answering:
         until = loop.time() + (wait if left is None else min(wait, left - _RESERVE_SECONDS))
         digest = query.basis.digest
         token = f"{secrets.token_hex(16)}.{digest.hex()}"
+        waited = False
         while True:
             rejected = found.entry.entry_id if found is not None else ""
             taken = await self._entries.take(
-                query.address, digest, token=token, seconds=lease_seconds, rejected=rejected
+                query.address, digest, token=token, seconds=lease_seconds, rejected=rejected, waited=waited
             )
             if isinstance(taken, Leased):
                 return _lease(token, lease_seconds, miss)
             if isinstance(taken, Stored):
-                found, outcome = taken, judge(query, taken, time.time())
+                found, outcome = taken, judge(query, taken, time.time(), waited=waited)
                 if isinstance(outcome, pb.Hit):
                     return outcome
                 continue
@@ -152,6 +153,7 @@ class Answering:
             name = query.address.lease_key(digest)
             if patience <= 0 or not await self._watchers.wait(name, lambda: self._pending(query), patience):
                 return miss
+            waited = True
 
     async def _pending(self, query: Query) -> bool:
         try:
@@ -173,15 +175,20 @@ class Answering:
         self._metrics.cache_lookup_seconds.labels(label).observe(time.perf_counter() - started)
 
 
-def judge(query: Query, found: Stored | None, now: float) -> pb.Hit | pb.Miss:
-    """Returns whether an entry may be served for a question at a moment, in Unix seconds."""
+def judge(query: Query, found: Stored | None, now: float, *, waited: bool = False) -> pb.Hit | pb.Miss:
+    """Returns whether an entry may be served for a question at a moment, in Unix seconds.
+
+    One who waited for an answer also gets it when it rests on a later basis than asked for: it was made from the very
+    state of memory that the one who waited had read, and the later basis only counts the run that made it.
+    """
     if found is None:
         return pb.Miss(reason=pb.MISS_REASON_NOT_FOUND)
     entry = found.entry
     age = now - entry.create_time.ToNanoseconds() / 1e9
     if entry.expire_time.ToNanoseconds() / 1e9 <= now or (query.max_age is not None and age > query.max_age):
         return pb.Miss(reason=pb.MISS_REASON_NOT_ADMITTED, best_score=1.0)
-    if found.basis_digest != query.basis.digest:
+    digest = query.basis.digest
+    if found.basis_digest != digest and not (waited and found.acquired_digest == digest):
         return pb.Miss(reason=pb.MISS_REASON_BASIS_CHANGED, best_score=1.0)
     return pb.Hit(entry=entry, tier=pb.TIER_EXACT, score=1.0)
 

@@ -88,7 +88,7 @@ class Reader:
         entry.create_time.FromNanoseconds(int(now * 1e9))
         ends = now + life * (1 - self._jitter * random.random())  # noqa: S311 - spreads load, keeps no secret
         entry.expire_time.FromNanoseconds(int(ends * 1e9))
-        return Stored(entry, query.basis.digest)
+        return Stored(entry, query.basis.digest, acquired_digest=query.basis.digest)
 
     def question_hmac(self, question: str) -> str:
         """Returns a keyed hash of a question, normalised: for counting, never for reading."""

@@ -3,32 +3,52 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from typing import cast
 
 import pytest
 
-from mneme.semantic_cache.service import build
+from mneme.semantic_cache.service import SemanticCacheComponent, build
 from mneme.semantic_cache.v1 import semantic_cache_pb2 as pb
 from tests.contract.semantic_cache.conftest import Asker, asker, key
 from tests.support.hosting import Hosting, Replica
 
 
 @pytest.fixture
-async def second(hosting: Hosting, replica: Replica) -> AsyncIterator[Asker]:
-    """The same caller at a second replica."""
+async def second_replica(hosting: Hosting, replica: Replica) -> AsyncIterator[Replica]:
+    """Another replica on the same stores."""
     async with hosting.replica("semantic_cache", build) as running:
-        yield await asker(running)
+        yield running
 
 
-async def test_of_a_hundred_askers_at_two_replicas_one_answers(cache_: Asker, second: Asker) -> None:
+@pytest.fixture
+async def second(second_replica: Replica) -> Asker:
+    """The same caller at the second replica."""
+    return await asker(second_replica)
+
+
+def waiting_at(replica: Replica) -> int:
+    """Askers of a replica that wait for another's answer."""
+    component = cast("SemanticCacheComponent", replica.component)
+    return sum(watch.waiting for watch in component._answering._watchers._watches.values())
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not holds():  # noqa: ASYNC110 - the condition lies behind an RPC
+            await asyncio.sleep(0.01)
+
+
+async def test_of_a_hundred_askers_at_two_replicas_one_answers(
+    cache_: Asker, second: Asker, replica: Replica, second_replica: Replica
+) -> None:
     leases: list[pb.Lease] = []
 
     async def ask(caller: Asker) -> str:
         outcome = await caller.acquire(key(), wait=20)
         if outcome.HasField("lease"):
             leases.append(outcome.lease)
-            # Long enough that all others wait.
-            await asyncio.sleep(0.3)
+            await until(lambda: waiting_at(replica) + waiting_at(second_replica) == 99)
             assert (await caller.commit(key(), outcome.lease.lease_token, "the one answer")).stored
             return "the one answer"
         assert outcome.HasField("hit"), outcome
@@ -99,6 +119,20 @@ async def test_an_answer_made_on_a_newer_basis_than_asked_for_is_kept_for_that_b
     assert await cache_.reason(key(revisions={"a": 2})) == "HIT"
 
 
+async def test_those_who_waited_get_an_answer_that_counts_its_own_run(
+    cache_: Asker, second: Asker, replica: Replica, second_replica: Replica
+) -> None:
+    before, after = key(revisions={"runs": 1}), key(revisions={"runs": 2})
+    lease = (await cache_.acquire(before)).lease
+    waiting = [asyncio.create_task(caller.acquire(before, wait=20)) for caller in (cache_, second) for _ in range(10)]
+    await until(lambda: waiting_at(replica) + waiting_at(second_replica) == len(waiting))
+    assert (await cache_.commit(after, lease.lease_token)).stored
+    for task in waiting:
+        assert (await task).hit.entry.answer == "9 to 18"
+    assert await cache_.reason(before) == "BASIS_CHANGED"
+    assert await cache_.reason(after) == "HIT"
+
+
 async def test_an_answer_too_large_to_store_lets_the_next_one_answer(cache_: Asker) -> None:
     lease = (await cache_.acquire(key())).lease
     assert not (await cache_.commit(key(), lease.lease_token, "x" * 70_000)).stored
@@ -108,6 +142,6 @@ async def test_an_answer_too_large_to_store_lets_the_next_one_answer(cache_: Ask
 async def test_draining_lets_those_who_wait_go_on(cache_: Asker, replica: Replica) -> None:
     await cache_.acquire(key())
     waiting = asyncio.create_task(cache_.acquire(key(), wait=20))
-    await asyncio.sleep(0)
+    await until(lambda: waiting_at(replica) == 1)
     await replica.component.drain()
     assert (await waiting).HasField("miss")

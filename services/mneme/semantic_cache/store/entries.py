@@ -1,8 +1,8 @@
 """Entries and leases in Redis, which may lose any of them at any moment.
 
-An entry's value is its scope's epoch, the digest of its basis, its id (16 bytes each) and the compressed message. The
-epoch is random and an entry without it is not served, so a scope is emptied by one write, and a lost epoch can only
-hide entries, never bring removed ones back.
+An entry's value is its scope's epoch, the digest of its basis, its id, the digest of the basis with which the right to
+answer was taken (16 bytes each), and the compressed message. The epoch is random and an entry without it is not served,
+so a scope is emptied by one write, and a lost epoch can only hide entries, never bring removed ones back.
 
 Every method raises CacheDown when Redis does not answer.
 """
@@ -28,7 +28,7 @@ from mneme.semantic_cache.v1 import semantic_cache_pb2 as pb
 T = TypeVar("T")
 
 _PART = 16
-_HEADER = 3 * _PART
+_HEADER = 4 * _PART
 _CHUNK = 200
 _BULK_SECONDS = 5.0
 _COMPRESSION = 1
@@ -38,8 +38,9 @@ local epoch = redis.call('GET', KEYS[2])
 if not epoch then epoch = ARGV[3] redis.call('SET', KEYS[2], epoch) end
 redis.call('PEXPIRE', KEYS[2], ARGV[4])
 local value = redis.call('GET', KEYS[1])
-if value and string.sub(value, 1, 32) == epoch .. ARGV[5] and string.sub(value, 33, 48) ~= ARGV[6] then
-  return {1, value}
+if value and string.sub(value, 1, 16) == epoch and string.sub(value, 33, 48) ~= ARGV[6] then
+  local handed = ARGV[7] == '1' and string.sub(value, 49, 64) == ARGV[5]
+  if handed or string.sub(value, 17, 32) == ARGV[5] then return {1, value} end
 end
 if redis.call('SET', KEYS[3], ARGV[1] .. epoch, 'NX', 'PX', ARGV[2]) then return {2} end
 return {3}
@@ -92,6 +93,8 @@ class Stored:
     entry: pb.CacheEntry
     basis_digest: bytes
     """Digest of the basis it rests on."""
+    acquired_digest: bytes
+    """Digest of the basis with which the right to answer was taken: that of all who waited for the answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +142,7 @@ class EntryStore:
         return _decode(value) if value and epoch and value[:_PART] == epoch else None
 
     async def take(
-        self, address: Address, basis_digest: bytes, *, token: str, seconds: float, rejected: str = ""
+        self, address: Address, basis_digest: bytes, *, token: str, seconds: float, rejected: str, waited: bool
     ) -> Stored | Leased | Held:
         """Takes the right to answer, unless there is an entry on that basis now or somebody has the right.
 
@@ -148,7 +151,8 @@ class EntryStore:
             basis_digest: State of memory that the answer will rest on.
             token: Proves the right later.
             seconds: Until it ends by itself.
-            rejected: Id of an entry that was found and will not do.
+            rejected: Id of an entry that was found and will not do; empty for none.
+            waited: Whether the caller waited for another's answer, and so may have that answer.
         """
         keys = (address.entry_key, address.scope.epoch_key, address.lease_key(basis_digest))
         arguments = (
@@ -158,6 +162,7 @@ class EntryStore:
             self._epoch_ms,
             basis_digest,
             _id_bytes(rejected) if rejected else b"",
+            int(waited),
         )
         answer = await self._eval(_TAKE, keys, arguments)
         if answer[0] == 1:
@@ -175,14 +180,11 @@ class EntryStore:
 
         return bool(await self._run(command))
 
-    async def commit(
-        self, address: Address, lease_digest: bytes, token: str, stored: Stored, *, owners: Sequence[tuple[str, str]]
-    ) -> bool:
+    async def commit(self, address: Address, token: str, stored: Stored, *, owners: Sequence[tuple[str, str]]) -> bool:
         """Stores the answer of the one who has the right, and ends the right.
 
         Args:
             address: The question.
-            lease_digest: Basis with which the right was taken.
             token: Proves the right.
             stored: The entry, whose `expire_time` is set.
             owners: (kind, name) of everybody by whom it can be removed.
@@ -190,7 +192,7 @@ class EntryStore:
         Returns:
             False when the right had ended, or its scope was emptied meanwhile.
         """
-        keys = (address.entry_key, address.scope.epoch_key, address.lease_key(lease_digest))
+        keys = (address.entry_key, address.scope.epoch_key, address.lease_key(stored.acquired_digest))
         value, milliseconds = _encode(stored), _life_ms(stored.entry)
         arguments = (token, value, value[_PART : 2 * _PART], milliseconds, self._epoch_ms)
         return bool(await self._write(address, stored.entry.entry_id, owners, _COMMIT, keys, arguments))
@@ -293,7 +295,7 @@ class EntryStore:
 def _encode(stored: Stored) -> bytes:
     """The value without its epoch, which the server adds."""
     message = zlib.compress(stored.entry.SerializeToString(), _COMPRESSION)
-    return stored.basis_digest + _id_bytes(stored.entry.entry_id) + message
+    return stored.basis_digest + _id_bytes(stored.entry.entry_id) + stored.acquired_digest + message
 
 
 def _decode(value: bytes) -> Stored | None:
@@ -301,7 +303,7 @@ def _decode(value: bytes) -> Stored | None:
         entry = pb.CacheEntry.FromString(zlib.decompress(value[_HEADER:]))
     except (zlib.error, DecodeError):
         return None
-    return Stored(entry, value[_PART : 2 * _PART])
+    return Stored(entry, value[_PART : 2 * _PART], value[3 * _PART : _HEADER])
 
 
 def _id_bytes(entry_id: str) -> bytes:
