@@ -1,0 +1,1 @@
+"""How a run's events reach those who watch it."""
