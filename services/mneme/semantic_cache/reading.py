@@ -69,8 +69,6 @@ class Reader:
             entry_id: Its id.
             life: Longest life, in seconds.
         """
-        if not sent.answer:
-            raise invalid("entry.answer", "must not be empty")
         principal = call.current().principal
         now = time.time()
         entry = pb.CacheEntry(

@@ -242,7 +242,7 @@ class CacheEntry(_message.Message):
     question: _builtins.str
     """Question it was stored for."""
     answer: _builtins.str
-    """The answer."""
+    """The answer. One above the configured size, 64 KiB, is not stored."""
     run_id: _builtins.str
     """Run that made it."""
     model: _builtins.str

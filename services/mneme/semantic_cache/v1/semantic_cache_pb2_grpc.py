@@ -151,7 +151,7 @@ class SemanticCacheServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetStats(self, request, context):
-        """Returns counts since the service started, and the bound on wrong hits.
+        """Returns counts of the answering replica since it started, and the bound on wrong hits of all replicas.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

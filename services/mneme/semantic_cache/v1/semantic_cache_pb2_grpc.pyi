@@ -57,7 +57,7 @@ class SemanticCacheServiceStub:
     Explain: _grpc.UnaryUnaryMultiCallable[_semantic_cache_pb2.ExplainRequest, _semantic_cache_pb2.ExplainResponse]
     """Shows what a look-up would do and why: candidates, scores, guards, basis."""
     GetStats: _grpc.UnaryUnaryMultiCallable[_semantic_cache_pb2.GetStatsRequest, _semantic_cache_pb2.GetStatsResponse]
-    """Returns counts since the service started, and the bound on wrong hits."""
+    """Returns counts of the answering replica since it started, and the bound on wrong hits of all replicas."""
     PurgeData: _grpc.UnaryUnaryMultiCallable[_semantic_cache_pb2.PurgeDataRequest, _semantic_cache_pb2.PurgeDataResponse]
     """Removes all entries and samples of an agent or user, after a tombstone that refuses late writes."""
 
@@ -87,7 +87,7 @@ class SemanticCacheServiceAsyncStub(SemanticCacheServiceStub):
     Explain: _aio.UnaryUnaryMultiCallable[_semantic_cache_pb2.ExplainRequest, _semantic_cache_pb2.ExplainResponse]  # type: ignore[assignment]
     """Shows what a look-up would do and why: candidates, scores, guards, basis."""
     GetStats: _aio.UnaryUnaryMultiCallable[_semantic_cache_pb2.GetStatsRequest, _semantic_cache_pb2.GetStatsResponse]  # type: ignore[assignment]
-    """Returns counts since the service started, and the bound on wrong hits."""
+    """Returns counts of the answering replica since it started, and the bound on wrong hits of all replicas."""
     PurgeData: _aio.UnaryUnaryMultiCallable[_semantic_cache_pb2.PurgeDataRequest, _semantic_cache_pb2.PurgeDataResponse]  # type: ignore[assignment]
     """Removes all entries and samples of an agent or user, after a tombstone that refuses late writes."""
 
@@ -168,7 +168,7 @@ class SemanticCacheServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _semantic_cache_pb2.GetStatsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_semantic_cache_pb2.GetStatsResponse, _abc.Awaitable[_semantic_cache_pb2.GetStatsResponse]]:
-        """Returns counts since the service started, and the bound on wrong hits."""
+        """Returns counts of the answering replica since it started, and the bound on wrong hits of all replicas."""
 
     @_abc_1.abstractmethod
     def PurgeData(
