@@ -299,8 +299,10 @@ class RecallSettings(Section):
     """Longest wait for the vector of a search; after it the search goes by words alone and says so."""
     index_batch_size: int = Field(default=64, ge=1, le=256)
     """Messages that are embedded together in the background."""
+    index_linger: float = Field(default=0.1, ge=0, le=1)
+    """Wait of a new message for others to be embedded with it."""
     index_poll_interval: float = Field(default=1.0, gt=0)
-    """Interval at which other replicas' unfinished indexing is looked for; own work starts at once."""
+    """Interval at which other replicas' unfinished indexing is looked for; own work starts after the linger."""
     index_backoff_max: float = Field(default=5.0, gt=0)
     """Longest rest between two attempts to index while embedding does not answer."""
 

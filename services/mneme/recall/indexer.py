@@ -79,6 +79,8 @@ class Indexer:
                 await self._rest()
             elif not busy:
                 await self._sleep(self._wake, self._settings.index_poll_interval)
+                # Turns that follow each other closely share one round; one alone is still found within the second.
+                await self._sleep(self._ending, self._settings.index_linger)
 
     async def _rest(self) -> None:
         # New work does not shorten the rest: the service behind it is down for old and new alike.
@@ -115,7 +117,9 @@ class Indexer:
         async with self._database.tenant(tenant) as tx:
             messages = await queue.texts(tx, [one.message_id for one in claims], chars=_MAX_TEXT_CHARS)
             known = {one.message_id for one in messages}
-            await queue.done(tx, [one.message_id for one in claims if one.message_id not in known])
+            deleted = [one.message_id for one in claims if one.message_id not in known]
+            if deleted:
+                await queue.done(tx, deleted)
         by_id = {one.message_id: one for one in claims}
         for part in _parts(messages):
             await self._index_part(tenant, part, by_id)

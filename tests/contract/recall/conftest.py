@@ -99,7 +99,9 @@ async def embedding() -> AsyncIterator[Embedding]:
 @pytest.fixture
 async def replica(hosting: Hosting, embedding: Embedding) -> AsyncIterator[Replica]:
     """One replica of recall."""
-    recall = RecallSettings(index_poll_interval=0.05, index_backoff_max=0.05, query_embed_timeout=5.0)
+    recall = RecallSettings(
+        index_linger=0.01, index_poll_interval=0.05, index_backoff_max=0.05, query_embed_timeout=5.0
+    )
     peers = PeersSettings(embedding=embedding.address, max_attempts=1)
     async with hosting.replica("recall", build, recall=recall, peers=peers) as running:
         yield running
