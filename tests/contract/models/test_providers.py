@@ -8,10 +8,12 @@ import threading
 from collections.abc import Callable
 from contextlib import aclosing
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
 from mneme.errors.v1 import errors_pb2
+from mneme.orchestrator.models.bedrock_wire import Answer, converse_arguments
 from mneme.orchestrator.models.port import (
     AnyTool,
     Finished,
@@ -31,10 +33,12 @@ from mneme.orchestrator.models.port import (
     Usage,
     complete,
 )
+from mneme.orchestrator.models.table import DEFAULT_MODEL, model_info
 from mneme.orchestrator.tools import TOOLS, ParsedCall, parse_call
 from mneme.runtime.errors import Error
 from tests.contract.models.conftest import REMOTE, Provider
-from tests.support.replies import Fault, Said, ScriptedCall
+from tests.support.bedrock_server import BedrockServer
+from tests.support.replies import Fault, Said, Script, ScriptedCall
 
 every_provider = pytest.mark.parametrize("provider", ["offline", *REMOTE], indirect=True)
 every_remote = pytest.mark.parametrize("provider", REMOTE, indirect=True)
@@ -304,3 +308,36 @@ async def test_leaving_an_answer_ends_its_request(provider: Provider) -> None:
         await until(lambda: not any(thread.name.startswith("bedrock") for thread in threading.enumerate()))
     assert not hold.is_set(), "the thread ended although the server still holds the answer"
     hold.set()
+
+
+async def test_a_model_that_does_not_stream_answers_whole(bedrock_server: BedrockServer, bedrock_client: Any) -> None:
+    bedrock_server.script = Script()
+    bedrock_server.script.replies.append(Said(text="Thought.", reasoning="Hm.", calls=(SEND,)))
+    request = ModelRequest(DEFAULT_MODEL, (SystemPart("You have a memory."),), (Turn("user", "Hi"),))
+    arguments = converse_arguments(request, model_info(DEFAULT_MODEL))
+    answer = Answer(DEFAULT_MODEL)
+    assert list(answer.take({"converse": await asyncio.to_thread(lambda: bedrock_client.converse(**arguments))})) == []
+    output = answer.finished().output
+    assert output.text == "Thought."
+    assert [piece.signature for piece in output.reasoning] == ["signed"]
+    assert json.loads(output.tool_calls[0].arguments_json) == json.loads(SEND.arguments_json)
+    assert output.stop_reason is StopReason.TOOL_USE
+
+
+@pytest.mark.parametrize(
+    ("model", "body"),
+    [
+        ("amazon.titan-embed-text-v2:0", {"inputText": "tea", "dimensions": 512, "normalize": True}),
+        ("cohere.embed-multilingual-v3", {"texts": ["tea", "milk"], "input_type": "search_query"}),
+    ],
+)
+async def test_the_bedrock_server_embeds(
+    bedrock_server: BedrockServer, bedrock_client: Any, model: str, body: dict[str, Any]
+) -> None:
+    bedrock_server.script = Script()
+    answer = await asyncio.to_thread(
+        lambda: json.loads(bedrock_client.invoke_model(modelId=model, body=json.dumps(body))["body"].read())
+    )
+    vectors = [answer["embedding"]] if "embedding" in answer else answer["embeddings"]
+    assert [len(vector) for vector in vectors] == [512] if "embedding" in answer else [1024, 1024]
+    assert all(sum(number * number for number in vector) == pytest.approx(1.0) for vector in vectors)

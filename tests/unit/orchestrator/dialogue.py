@@ -81,6 +81,7 @@ class Dialogue:
             "core_memory_replace": self._replace,
             "core_memory_remove": lambda label, content: self._replace(label, content, ""),
             "conversation_search": lambda query, **_: self._search(self.said[:-1], query, "2026-01-02 10:03 user"),
+            "conversation_search_date": self._on_days,
             "archival_memory_search": lambda query, **_: self._search(self.archive, query, "passage-1, 2026-01-02"),
             "archival_memory_insert": self._insert,
             "get_current_time": lambda: (True, "Sunday 2026-11-22 10:00:00 UTC"),
@@ -104,6 +105,10 @@ class Dialogue:
     def _insert(self, content: str, tags: list[str]) -> tuple[bool, str]:
         self.archive.append(content)
         return True, "Stored as passage-1."
+
+    def _on_days(self, start_date: str, end_date: str, limit: int) -> tuple[bool, str]:
+        said = self.said[:-1][:limit] if start_date <= "2026-11-21" <= end_date else []
+        return True, "\n".join([f"Shown {len(said)}:", *(f"[2026-11-21 09:00 user] {text}" for text in said)])
 
     @staticmethod
     def _search(texts: list[str], query: str, meta: str) -> tuple[bool, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from time import process_time
 
 import pytest
 
@@ -159,6 +160,15 @@ async def test_the_time_comes_from_the_clock(dialogue: Dialogue) -> None:
     assert "Sunday 2026-11-22" in await dialogue.say("现在几点了？")
 
 
+@pytest.mark.parametrize("question", ["What did we talk about yesterday?", "我们昨天聊了什么？"])
+async def test_talk_of_a_day_comes_from_the_search_by_date(dialogue: Dialogue, question: str) -> None:
+    await dialogue.say("I play the bassoon.")
+    dialogue.new_window()
+    assert "bassoon" in await dialogue.say(question)
+    assert dialogue.called[-2:] == ["conversation_search_date", "send_message"]
+    assert "bassoon" not in await dialogue.say("What did we discuss on 2025-03-01?")
+
+
 async def test_forgetting(dialogue: Dialogue) -> None:
     await dialogue.say("I play the bassoon. My locker number is 17.")
     answer = await dialogue.say("Forget my locker number.")
@@ -232,6 +242,23 @@ async def test_what_search_found_is_not_stored_as_news(dialogue: Dialogue) -> No
 async def test_equal_requests_get_equal_answers(dialogue: Dialogue) -> None:
     dialogue.turns = [Turn("user", "I play the bassoon. What is my name?")]
     assert await complete(dialogue.model, dialogue.request) == await complete(OfflineModel(), dialogue.request)
+
+
+async def test_a_document_goes_to_the_archive_whole(dialogue: Dialogue) -> None:
+    document = "\n".join(f"Paragraph {n}, in which I, my aunt and we ask, well, what is it?" for n in range(200))
+    await dialogue.say(document)
+    assert dialogue.called == ["archival_memory_insert", "send_message"]
+    assert "Paragraph 199" in dialogue.archive[0]
+
+
+@pytest.mark.parametrize(
+    "piece", ["I, ", "what, ", "my a b c ", "我，", "什么，", "a.", "please ", "请", "[x] ", "hi ", "，"]
+)
+async def test_no_text_takes_long(dialogue: Dialogue, piece: str) -> None:
+    dialogue.turns = [Turn("user", piece * (3_900 // len(piece)) + "?")]
+    before = process_time()
+    await complete(dialogue.model, dialogue.request)
+    assert process_time() - before < 2.0
 
 
 @pytest.mark.parametrize(

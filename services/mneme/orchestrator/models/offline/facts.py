@@ -27,6 +27,9 @@ class Fact:
 
 def fact(statement: str) -> Fact:
     """The line of memory for a statement."""
+    statement = " ".join(statement.split())
+    if len(statement) > MAX_LINE_CHARS:
+        return Fact(statement, "", changes=False, ends=False)
     text = _LEAD.sub("", statement).strip(" ,，")
     text = _TAIL.sub("", text).strip(" ,，.。!！;；")
     line = chinese_line(text) if is_chinese(text) else english_line(text)

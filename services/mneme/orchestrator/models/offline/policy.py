@@ -4,14 +4,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mneme.orchestrator.models.offline.answering import Fit, answer, memory_lines
+from mneme.orchestrator.models.offline.days import asked_days
 from mneme.orchestrator.models.offline.lexicon import synonyms
 from mneme.orchestrator.models.offline.ranking import rank
 from mneme.orchestrator.models.offline.remembering import PlannedCall, facts, outcome, plan
-from mneme.orchestrator.models.offline.replies import Phrases, phrases, quoted
+from mneme.orchestrator.models.offline.replies import Phrases, Quote, phrases, quoted
 from mneme.orchestrator.models.offline.topics import Topic
 from mneme.orchestrator.models.offline.understanding import Understanding, understand
 from mneme.orchestrator.models.offline.vectors import WordVectors
-from mneme.orchestrator.models.offline.view import Call, View
+from mneme.orchestrator.models.offline.view import Call, View, hits
 from mneme.orchestrator.models.offline.words import is_chinese, query_text
 
 _SEARCHES = ("conversation_search", "archival_memory_search")
@@ -69,6 +70,10 @@ def _preparation(view: View, understood: Understanding, vectors: WordVectors) ->
 
 def _searches(view: View, questions: Sequence[str], vectors: WordVectors) -> list[PlannedCall]:
     """A search for the questions' own words, then one for words of the same meaning if that brought nothing sure."""
+    days = asked_days(" ".join(questions), view.today)
+    if days and "conversation_search_date" in view.tools:
+        span = {"start_date": days.first.isoformat(), "end_date": days.last.isoformat(), "limit": _SEARCH_LIMIT}
+        return [] if view.called("conversation_search_date") else [("conversation_search_date", span)]
     made = len(view.called("conversation_search"))
     query = ""
     if made == 0:
@@ -132,6 +137,8 @@ def _on_forgetting(view: View, understood: Understanding, said: Phrases) -> list
 def _on_questions(view: View, understood: Understanding, said: Phrases, vectors: WordVectors) -> list[str]:
     if not understood.questions:
         return []
+    if listed := view.called("conversation_search_date"):
+        return [_listing(listed[-1], said)]
     answers = [answer(question, view, vectors) for question in understood.questions]
     fitting = [quote for one in answers for quote in one.quotes if one.fit in {Fit.SURE, Fit.LIKELY}]
     known = [quote for one in answers for quote in one.quotes if one.fit is Fit.KNOWN]
@@ -141,6 +148,12 @@ def _on_questions(view: View, understood: Understanding, said: Phrases, vectors:
         paragraphs = [f"{heading}\n{quoted(said, list(dict.fromkeys(fitting or known)))}"]
     failed = _failed_search(view)
     return [*paragraphs, *([said.limited.format(problem=failed.result)] if failed else [])]
+
+
+def _listing(call: Call, said: Phrases) -> str:
+    """What was said on the days asked about, in order."""
+    quotes = [Quote(f"{hit.role}: {hit.text}", "conversation", hit.date) for hit in hits(call)]
+    return f"{said.found}\n{quoted(said, quotes)}" if quotes else said.nothing
 
 
 def _failed_search(view: View) -> Call | None:

@@ -8,6 +8,8 @@ from mneme.orchestrator.models.offline.questions import is_about_talk, is_questi
 from mneme.orchestrator.models.offline.topics import SmallTalk, Topic, small_talk, topics, without_opening
 from mneme.orchestrator.models.offline.words import any_of, is_chinese, pattern, sentences, terms
 
+MAX_TALK_CHARS = 4_000
+
 
 @dataclass(frozen=True, slots=True)
 class Understanding:
@@ -25,7 +27,9 @@ class Understanding:
 
 @lru_cache(maxsize=1_024)
 def understand(message: str) -> Understanding:
-    """The message taken apart."""
+    """The message taken apart. One too long to be talk is a single statement, whatever it says."""
+    if len(message) > MAX_TALK_CHARS:
+        return Understanding((message,))
     statements: list[str] = []
     questions: list[str] = []
     forget: list[str] = []

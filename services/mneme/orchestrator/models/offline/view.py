@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import date
 from functools import lru_cache
 from typing import Any
 
@@ -63,6 +64,8 @@ class View:
     blocks: tuple[Block, ...]
     message: str
     """The user's newest message without its time stamp; empty when nobody waits for an answer."""
+    today: date | None
+    """Day of that message; None where it bears no time stamp."""
     event: str
     """An event that is no message of the user and stands last, without its time stamp; empty for none."""
     timed: bool
@@ -97,6 +100,7 @@ def look(request: ModelRequest) -> View:
     return View(
         blocks=_blocks("\n".join(part.text for part in request.system)),
         message=text if is_user else "",
+        today=_day(last.text) if last else None,
         event="" if is_user else text,
         timed=not is_user and last is not None and bool(_TIMED.match(last.text.strip())),
         pressure=_unheeded_pressure(turns),
@@ -116,6 +120,16 @@ def plain(text: str) -> str:
     while (stamp := _STAMP.match(text)) and (_DATE.search(stamp["stamp"]) or "memory" in stamp["stamp"]):
         text = text[stamp.end() :]
     return text.strip()
+
+
+def _day(text: str) -> date | None:
+    """The day in a message's time stamp."""
+    stamp = _STAMP.match(text.strip())
+    found = _DATE.search(stamp["stamp"]) if stamp else None
+    try:
+        return date.fromisoformat(found[0]) if found else None
+    except ValueError:
+        return None
 
 
 def hits(call: Call) -> list[Hit]:
