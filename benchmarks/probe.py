@@ -93,8 +93,8 @@ def per_turn(spent: Reading, idle: Reading, turns: int) -> Reading:
 
 
 def named(reading: Reading, kind: str) -> dict[str, float]:
-    """The totals of one kind by name, largest first, without those that are nothing."""
-    found = {name: total for (of, name), total in reading.items() if of == kind and abs(total) >= 0.005}
+    """The totals of one kind by name, largest first, without those that are as good as nothing."""
+    found = {name: total for (of, name), total in reading.items() if of == kind and total >= 0.05}
     return dict(sorted(found.items(), key=lambda item: -item[1]))
 
 
@@ -120,6 +120,6 @@ def _add_calls(reading: Reading, process: Process, page: str) -> None:
     for family in text_string_to_metric_families(page):
         for sample in family.samples:
             if sample.name == "mneme_rpc_server_duration_seconds_count":
-                _add(reading, "served", sample.labels["method"].rpartition(".")[2], sample.value)
+                _add(reading, "served", sample.labels["method"].rpartition("/")[2], sample.value)
             elif sample.name == "mneme_peer_calls_total":
                 _add(reading, "asked", f"{process.label}>{sample.labels['service']}", sample.value)

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 FILE = Path("build/bench.json")
+_WIDTH = 110
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +75,7 @@ def show(rows: Sequence[Row]) -> None:
     """Prints the table."""
     table = Table()
     for heading in ("figure", "value", "unit", "baseline", "ratio", "bar", "holds"):
-        table.add_column(heading, justify="left" if heading in ("figure", "unit", "holds") else "right")
+        table.add_column(heading, justify="left" if heading in ("figure", "unit", "holds") else "right", no_wrap=True)
     for row in rows:
         verdict = {True: "[green]yes[/]", False: "[red]no[/]", None: ""}[row.holds]
         table.add_row(
@@ -86,7 +87,9 @@ def show(rows: Sequence[Row]) -> None:
             str(row.bar or ""),
             verdict,
         )
-    Console().print(table)
+    console = Console()
+    # A pipe has no width to fit into.
+    console.print(table, width=None if console.is_terminal else _WIDTH, crop=False)
 
 
 def merge(rows: Sequence[Row], prefixes: Sequence[str], file: Path = FILE) -> None:

@@ -29,7 +29,7 @@ HOPS, COMMITS = 3, 4
 HOPS_TO_TOKEN, COMMITS_TO_TOKEN = 2, 1
 """What of it comes before the first token: SendMessage, the accepted event, RenderMemory."""
 
-_CONVERSATIONS, _WARM_UP, _TURNS = 4, 8, 40
+_CONVERSATIONS, _WARM_UP, _TURNS = 4, 15, 40
 _LANES, _LANE_WARM_UP, _LANE_SECONDS = 12, 3, 6.0
 _BASELINE_SAMPLES = 200
 _IDLE_SECONDS = 3.0
@@ -104,14 +104,18 @@ def _headline(together: Alone, apart: Alone, rate: float, by_hand: ByHand) -> li
 
 
 def _details(apart: Alone, together: Alone, busy: Reading) -> list[Row]:
-    """What one turn takes, of whom. Hops on its path are the client's call and the orchestrator's."""
+    """What one turn takes, of whom.
+
+    Hops are those on its path: the client's call and the orchestrator's. Commits and served calls are all there are,
+    with what follows in the background.
+    """
     asked = named(apart.spent, "asked")
     path = 1.0 + sum(calls for edge, calls in asked.items() if edge.startswith("orchestrator>"))
     database = named(apart.spent, "database")
     rows = [
-        Row("turn_hops", path, "calls/turn", bar=Bar(HOPS + 0.05)),
+        Row("turn_hops", path, "calls/turn"),
         *(Row(f"turn_served_{method}", calls, "calls/turn") for method, calls in named(apart.spent, "served").items()),
-        Row("turn_commits", database["commits"], "commits/turn", bar=Bar(COMMITS + 0.05)),
+        Row("turn_commits", database["commits"], "writes/turn"),
         Row("turn_transactions", database["transactions"], "transactions/turn"),
     ]
     for prefix, spent in (("turn_cpu", apart.spent), ("turn_cpu_one", together.spent), ("turn_cpu_busy", busy)):
