@@ -78,16 +78,19 @@ class Memory:
             Error: CONTEXT_OVERFLOW, when it is too large and nothing more can leave.
         """
         rendered = await self._rendered()
+        policy = self._current.profile.policy
+        built = self._build(rendered, inputs)
         for _ in range(_FLUSHES):
-            built = self._build(rendered, inputs)
             tokens = self._tokens(built, overflowed=overflowed)
-            if not overflowed and not should_flush(tokens, self.window, self._current.profile.policy):
+            if not overflowed and not should_flush(tokens, self.window, policy):
                 return built
-            if not await self._evict(tokens):
+            left = await self._evict(tokens)
+            if left is None:
                 break
             overflowed = False
-        built = self._build(rendered, inputs)
-        policy = self._current.profile.policy
+            built = self._build(rendered, inputs)
+            after = self._tokens(built, overflowed=False)
+            self._current.log.add(events.evicted(left, tokens, after, self.window.summary_version))
         if self._tokens(built, overflowed=overflowed) > policy.window_tokens:
             raise self._overflow(built)
         return built
@@ -182,12 +185,12 @@ class Memory:
             )
         )
 
-    async def _evict(self, tokens: int) -> bool:
-        """Moves the oldest messages out of the window; False when none can leave."""
+    async def _evict(self, tokens: int) -> int | None:
+        """Moves the oldest messages out of the window; returns how many left, None when none can."""
         current, window = self._current, self.window
         first_kept = plan_eviction(window, tokens, current.profile.policy)
         if first_kept is None:
-            return False
+            return None
         leaving = window.before(first_kept)
         text = await self._summary(window, leaving)
         request = recall_pb2.EvictMessagesRequest(
@@ -204,12 +207,10 @@ class Memory:
             # Another worker was there before: its summary stands.
             log.info("eviction_moved", reason=error.reason_name)
             self._window = await self._read()
-            return True
+            return len(leaving)
         self._window = window.evicted(first_kept, text, response.summary_version)
-        freed = sum(message.token_count for message in leaving)
-        current.log.add(events.evicted(len(leaving), tokens, max(0, tokens - freed), response.summary_version))
         current.warned = False
-        return True
+        return len(leaving)
 
     async def _summary(self, window: Window, leaving: Sequence[Message]) -> str:
         """A summary by a model, else a mechanical one: a failing summariser neither loses nor holds anything up."""

@@ -13,7 +13,7 @@ from tests.support.suite import Serve, Suite
 def model(monkeypatch: pytest.MonkeyPatch) -> ScriptedModel:
     """The model of every agent."""
     scripted = ScriptedModel()
-    monkeypatch.setattr(service, "build_model", lambda settings: scripted)
+    monkeypatch.setattr(service, "build_model", lambda _: scripted)
     return scripted
 
 

@@ -137,9 +137,7 @@ class Talk:
         return list(found.messages)
 
 
-async def open_talk(
-    suite: Suite, *, user: str = "", tenant: str = "acme", agent: pb.Agent | None = None
-) -> Talk:
+async def open_talk(suite: Suite, *, user: str = "", tenant: str = "acme", agent: pb.Agent | None = None) -> Talk:
     """A new agent and a conversation with it."""
     stub = suite.stub(AgentServiceStub, tenant=tenant, user=user)
     created = await stub.CreateAgent(
@@ -165,5 +163,5 @@ def texts(events: Sequence[pb.RunEvent]) -> list[str]:
 async def until(condition: Callable[[], Awaitable[bool]]) -> None:
     """Returns when a condition holds; fails after a limit."""
     async with asyncio.timeout(LIMIT_SECONDS):
-        while not await condition():
+        while not await condition():  # noqa: ASYNC110 - the condition is in a database
             await asyncio.sleep(0.02)
