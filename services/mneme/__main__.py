@@ -1,7 +1,10 @@
 """`python -m mneme` is `mneme`."""
 
+import os
 import sys
 
+# gRPC's core would write its own lines about what is reported below in a sentence.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 try:
     from mneme.cli.app import main
 except ModuleNotFoundError as missing:

@@ -113,9 +113,9 @@ def test_a_second_suite_on_the_same_folder_is_refused_with_the_holders_id(data_p
         assert "in use" in shown
 
 
-def test_an_ephemeral_suite_leaves_no_files(tmp_path: Path) -> None:
-    environment = os.environ | {"TMPDIR": str(tmp_path)}
-    tmp_path.chmod(0o711)
+def test_an_ephemeral_suite_leaves_no_files(data_path: Path) -> None:
+    folder = data_path.parent
+    environment = os.environ | {"TMPDIR": str(folder)}
     process = subprocess.Popen(
         [*MNEME, "dev", "--ephemeral", "--port", "0"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         env=environment,
@@ -130,7 +130,7 @@ def test_an_ephemeral_suite_leaves_no_files(tmp_path: Path) -> None:
         giving_up.cancel()
         process.kill()
         process.communicate()
-    assert not list(tmp_path.iterdir())
+    assert not list(folder.iterdir())
 
 
 @pytest.mark.parametrize(

@@ -59,7 +59,9 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     except (Error, EmbeddedError, MigrationError, PortTakenError, ValidationError, ValueError, OSError) as failure:
-        Console(stderr=True, highlight=False).print(f"[bold red]error:[/] {_escaped(_explained(failure))}")
+        Console(stderr=True, highlight=False).print(
+            f"[bold red]error:[/] {_escaped(_explained(failure))}", soft_wrap=True
+        )
         sys.exit(1)
 
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import AsyncIterator
 from dataclasses import asdict, dataclass
 from enum import StrEnum
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 import typer
 import uvloop
@@ -26,6 +26,8 @@ from mneme.settings import Settings
 
 SAFE_PGVECTOR = (0, 8, 4)
 """Older ones can lose rows from an index (pgvector changelog: CVE-2026-3172, repairs up to 0.8.4)."""
+
+_VECTOR_COMMANDS = {"vector sets": "vadd", "search": "ft.search"}
 
 
 class Verdict(StrEnum):
@@ -147,23 +149,18 @@ async def _redis(effective: Settings) -> Finding:
     cache = Cache(effective.redis)
     try:
         server = await cache.run(lambda redis: redis.info("server"), within=2)
-        commands = await cache.run(
-            lambda redis: cast("Any", redis).execute_command("COMMAND", "INFO", "vadd", "ft.search"), within=2
-        )
+        commands = await cache.run(lambda redis: redis.command(), within=2)
     except CacheDown as down:
         return Finding("redis", Verdict.WARNING, str(down), cure)
     finally:
         await cache.close()
-    names = {"vector sets": _known(commands, 0), "search": _known(commands, 1)}
-    able = ", ".join(name for name, known in names.items() if known) or "no vector commands: matching runs in process"
+    able = (
+        ", ".join(name for name, command in _VECTOR_COMMANDS.items() if command in commands)
+        or "no vector commands: matching runs in process"
+    )
     version = server.get("valkey_version") or server.get("redis_version")
     product = "Valkey" if "valkey_version" in server else "Redis"
     return Finding("redis", Verdict.OK, f"{product} {version}, {able}")
-
-
-def _known(commands: Any, index: int) -> bool:
-    values = list(commands.values()) if isinstance(commands, dict) else list(commands)
-    return len(values) > index and bool(values[index])
 
 
 async def _one(connection: Connection, query: str) -> dict[str, Any]:
