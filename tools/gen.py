@@ -46,9 +46,8 @@ def main() -> None:
         files = generate(target)
         stale = [f for f in files if not same(target / f, PACKAGE / f)]
         known = set(files)
-        orphans = [
-            path.relative_to(PACKAGE) for path in PACKAGE.glob("mneme/*/v1/*_pb2*") if path.relative_to(PACKAGE) not in known
-        ]
+        present = [path.relative_to(PACKAGE) for path in PACKAGE.glob("mneme/*/v1/*_pb2*")]
+        orphans = [path for path in present if path not in known]
         if check and (stale or orphans):
             names = "\n  ".join(str(f) for f in [*stale, *orphans])
             raise SystemExit(f"generated code is out of date; run `make gen`:\n  {names}")

@@ -73,7 +73,7 @@ async def running(settings: Settings, names: Sequence[str] = ()) -> AsyncIterato
     """Serves inside the block, from the moment when every service is ready; drains at its end.
 
     Raises:
-        server.PortTaken: The port cannot be bound.
+        server.PortTakenError: The port cannot be bound.
         ValueError: A name is unknown, or a setting is missing.
     """
     async with _assembled(settings, select(names)) as (bound, hosted):
@@ -96,7 +96,7 @@ async def serve(
         listening: Called once, when every service is ready.
 
     Raises:
-        server.PortTaken: The port cannot be bound.
+        server.PortTakenError: The port cannot be bound.
         ValueError: A name is unknown, or a setting is missing.
     """
     async with _assembled(settings, select(names)) as (bound, hosted), asyncio.TaskGroup() as tasks:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -38,11 +37,7 @@ def stores() -> Iterator[Embedded]:
         embedded = Embedded.start(ephemeral=True)
         running = runner.run(embedded.__aenter__())
         try:
-            for schema in migrations.SCHEMAS:
-                try:
-                    migrations.migrate(running.owner_url, [schema])
-                except Exception as error:  # noqa: BLE001 - one broken schema must not stop the other services' tests
-                    sys.stderr.write(f"schema {schema} cannot be migrated: {error!r}\n")
+            migrations.migrate(running.owner_url)
             yield running
         finally:
             runner.run(embedded.__aexit__(None, None, None))

@@ -30,9 +30,7 @@ def said(count: int) -> list[Message]:
 
 
 async def run(model: Echo, old: str, messages: list[Message], input_tokens: int = 1000) -> str:
-    return await summarise(
-        model, "echo", old, messages, input_tokens=input_tokens, max_tokens=100, count_tokens=lambda text: len(text)
-    )
+    return await summarise(model, "echo", old, messages, input_tokens=input_tokens, max_tokens=100, count_tokens=len)
 
 
 async def test_the_old_summary_goes_into_the_new_one() -> None:
