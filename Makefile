@@ -29,7 +29,7 @@ demo: $(READY) ## watch an agent remember across a restart
 
 test: $(READY) ## all tests; TESTS=tests/unit, WORKERS=2, SEED=1 for the same random choices
 	@echo "seed $(SEED) (repeat with make test SEED=$(SEED))"
-	@PYTHONHASHSEED=$(SEED) $(PYTHON) -m pytest "$(TESTS)" -n $(WORKERS) -m "not soak" --hypothesis-seed=$(SEED) -q $(ARGS)
+	@PYTHONHASHSEED=$(SEED) $(PYTHON) -m pytest "$(TESTS)" -n $(WORKERS) --dist loadgroup -m "not soak" --hypothesis-seed=$(SEED) -q $(ARGS)
 
 soak: $(READY) ## the long tests with their full counts
 	@$(PYTHON) -m pytest tests -m soak -q -o timeout=3600 $(ARGS)
