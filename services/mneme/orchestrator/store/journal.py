@@ -41,7 +41,7 @@ SET step_count = %(number)s, attempt = %(attempt)s, last_sequence = GREATEST(r.l
     model_calls = r.model_calls + %(model_calls)s, cost_micro_usd = r.cost_micro_usd + %(cost_micro_usd)s
 FROM fence WHERE r.tenant_id = %(tenant)s AND r.run_id = %(run_id)s
 RETURNING r.cancel_requested
-"""
+"""  # noqa: S608
 
 _STEP_DONE = """
 stepped AS (
@@ -55,7 +55,7 @@ UPDATE orchestrator.run AS r
 SET last_sequence = GREATEST(r.last_sequence, %(last_sequence)s), attempt = %(attempt)s
 FROM fence WHERE r.tenant_id = %(tenant)s AND r.run_id = %(run_id)s
 RETURNING r.cancel_requested
-"""
+"""  # noqa: S608
 
 _FINISH = f"""
 WITH {FENCE}, {ADD_EVENTS}, {_STEP_DONE}, delivered AS (
@@ -77,7 +77,7 @@ WITH {FENCE}, {ADD_EVENTS}, {_STEP_DONE}, delivered AS (
     RETURNING model_run_count
 )
 SELECT (SELECT model_run_count FROM active) AS model_run_count FROM ended
-"""
+"""  # noqa: S608
 
 _DEAD_LETTER = """
 INSERT INTO orchestrator.dead_letter
@@ -102,7 +102,7 @@ UPDATE orchestrator.run AS r
 SET state = %(waiting)s, last_sequence = GREATEST(r.last_sequence, %(last_sequence)s)
 FROM fence WHERE r.tenant_id = %(tenant)s AND r.run_id = %(run_id)s
 RETURNING r.run_id
-"""
+"""  # noqa: S608
 
 
 async def commit(tx: Connection, fence: Fence, step: Step, events: StoredEvents, *, warned: bool | None = None) -> bool:

@@ -106,7 +106,7 @@ SET epoch = l.epoch + (l.worker_id <> %(worker_id)s OR l.run_id <> '')::integer,
     run_id = CASE WHEN l.run_id = '' THEN picked.run_id ELSE l.run_id END, update_time = now()
 FROM picked WHERE l.conversation_id = picked.conversation_id
 RETURNING l.tenant_id, l.conversation_id, l.run_id, l.epoch
-"""
+"""  # noqa: S608
 
 _BEGIN = f"""
 WITH {FENCE}, begun AS (
@@ -121,7 +121,7 @@ SELECT b.*, e.kind, e.text, e.actor, e.speaker, e.bypass_cache, e.create_time AS
 FROM begun AS b
 JOIN orchestrator.event AS e ON e.tenant_id = b.tenant_id AND e.event_id = b.event_id
 JOIN orchestrator.agent AS a ON a.tenant_id = b.tenant_id AND a.agent_id = b.agent_id
-"""
+"""  # noqa: S608
 
 _STEPS = "SELECT * FROM orchestrator.step WHERE tenant_id = %(tenant)s AND run_id = %(run_id)s ORDER BY number"
 
@@ -130,7 +130,7 @@ WITH {FENCE}
 UPDATE orchestrator.conversation_lease AS l SET run_id = '', update_time = now()
 FROM fence WHERE l.conversation_id = fence.conversation_id
 RETURNING l.conversation_id
-"""
+"""  # noqa: S608
 
 _TAKE_NEXT = f"""
 UPDATE orchestrator.conversation_lease AS l
@@ -141,7 +141,7 @@ SET run_id = coalesce((
 WHERE l.conversation_id = %(conversation_id)s AND l.worker_id = %(worker_id)s AND l.epoch = %(epoch)s
   AND l.run_id = ''
 RETURNING l.run_id
-"""
+"""  # noqa: S608
 
 _SET_FLAGS = """
 UPDATE orchestrator.conversation_lease

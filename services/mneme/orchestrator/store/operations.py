@@ -173,7 +173,7 @@ async def purge(tx: Connection, tenant: str, kind: str, subject: str) -> list[tu
     parameters = {"tenant": tenant, "subject": subject}
     column = f"{kind}_id"
     conversations = (
-        f"SELECT conversation_id FROM orchestrator.conversation WHERE tenant_id = %(tenant)s AND {column} = %(subject)s"
+        f"SELECT conversation_id FROM orchestrator.conversation WHERE tenant_id = %(tenant)s AND {column} = %(subject)s"  # noqa: S608
     )
     for table in ("conversation_lease", "mailbox", "timer_head"):
         await tx.execute(

@@ -107,7 +107,7 @@ WHERE tenant_id = %(tenant)s AND (%(agent_id)s = '' OR agent_id = %(agent_id)s)
   AND create_time >= coalesce(%(start)s, '-infinity'::timestamptz)
   AND create_time < coalesce(%(end)s, 'infinity'::timestamptz)
 GROUP BY 1, 2 ORDER BY 1, 2
-"""
+"""  # noqa: S608
 
 
 async def get(tx: Connection, tenant: str, run_id: str, bound_user: str = "") -> Run | None:
