@@ -3,35 +3,44 @@
 from __future__ import annotations
 
 import sys
+from importlib import import_module
 from importlib.metadata import version
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
-from pydantic import ValidationError
 from rich.console import Console
+from typer.core import TyperGroup
 
-from mneme.cli import chat, config, dev, doctor, migrate, serve
-from mneme.embedded.errors import EmbeddedError
 from mneme.errors.v1 import errors_pb2
-from mneme.runtime.errors import Error
-from mneme.runtime.migrations import MigrationError
-from mneme.runtime.server import PortTakenError
+from mneme.runtime.errors import Error, OperatorError
+
+COMMANDS = ("dev", "chat", "doctor", "serve", "migrate", "config")
+"""In the order of the help. Each is a function of its name in a module of its name, imported when it is called: a
+command that only calls the suite must not wait for the libraries of a server."""
+
+
+class _Commands(TyperGroup):
+    """The commands by name."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name not in COMMANDS:
+            return None
+        single = typer.Typer(add_completion=False, rich_markup_mode="markdown", pretty_exceptions_enable=False)
+        single.command(cmd_name)(getattr(import_module(f"mneme.cli.{cmd_name}"), cmd_name))
+        return typer.main.get_command(single)
+
 
 app = typer.Typer(
     name="mneme",
-    help="Memory for LLM agents that outlives the context window.\n\n"
-    "Start with `mneme dev` in one terminal and `mneme chat` in another; neither needs a network.",
+    cls=_Commands,
     no_args_is_help=True,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command()(dev.dev)
-app.command()(chat.chat)
-app.command()(doctor.doctor)
-app.command()(serve.serve)
-app.command()(migrate.migrate)
-app.command()(config.config)
 
 
 def _show_version(wanted: bool) -> None:
@@ -40,7 +49,7 @@ def _show_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
+@app.callback(invoke_without_command=False)
 def options(
     _version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
@@ -58,7 +67,7 @@ def main() -> None:
         app()
     except KeyboardInterrupt:
         sys.exit(130)
-    except (Error, EmbeddedError, MigrationError, PortTakenError, ValidationError, ValueError, OSError) as failure:
+    except (Error, OperatorError, ValueError, OSError) as failure:
         Console(stderr=True, highlight=False).print(
             f"[bold red]error:[/] {_escaped(_explained(failure))}", soft_wrap=True
         )
@@ -72,8 +81,10 @@ def _explained(failure: Exception) -> str:
             errors_pb2.Reason.DESCRIPTOR.values_by_number[failure.reason].GetOptions().Extensions[errors_pb2.info].cure
         )
         return f"{failure.message} ({failure.reason_name})\n{cure}"
-    if isinstance(failure, ValidationError):
-        return "\n".join(_setting_problem(problem["loc"], problem["msg"]) for problem in failure.errors())
+    problems = getattr(failure, "errors", None)
+    if problems is not None:
+        # pydantic's ValidationError, a ValueError that only settings raise.
+        return "\n".join(_setting_problem(problem["loc"], problem["msg"]) for problem in problems())
     return str(failure)
 
 

@@ -1,5 +1,7 @@
 """The one failure of the embedded stores."""
 
+from mneme.runtime.errors import OperatorError
 
-class EmbeddedError(Exception):
+
+class EmbeddedError(OperatorError):
     """The embedded stores cannot run; the message is one line that says why and what to do."""

@@ -36,6 +36,10 @@ _METADATA_KEYS = 12
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 
+class OperatorError(Exception):
+    """Something that whoever runs the suite can mend; the text says what is wrong and how. Never crosses the wire."""
+
+
 @dataclass(frozen=True, slots=True)
 class Violation:
     """One field of a request that broke a rule."""

@@ -30,7 +30,7 @@ from sqlalchemy.engine import Connection
 import mneme
 from mneme.errors.v1 import errors_pb2
 from mneme.runtime import db
-from mneme.runtime.errors import Error
+from mneme.runtime.errors import Error, OperatorError
 
 SCHEMAS = ("orchestrator", "core_memory", "recall", "archival", "embedding", "semantic_cache")
 APP_ROLE = "mneme_app"
@@ -42,7 +42,7 @@ _LOCK_POLL_SECONDS = 0.1
 log = structlog.get_logger(__name__)
 
 
-class MigrationError(Exception):
+class MigrationError(OperatorError):
     """A migration that could not run; the message says what to do."""
 
 
