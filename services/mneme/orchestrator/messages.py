@@ -9,10 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC
-from typing import Any
-
-from google.protobuf import json_format
-from google.protobuf.struct_pb2 import Struct
+from typing import Any, NoReturn
 
 from mneme.common.v1 import common_pb2
 from mneme.orchestrator import journal
@@ -43,7 +40,7 @@ def wire_input(message: Input, token_count: int, run_id: str, step_id: str) -> r
     )
     wire.create_time.FromDatetime(message.create_time)
     if message.kind != "user" or message.speaker:
-        wire.content.update({"kind": message.kind, "speaker": message.speaker})
+        wire.content_json = _json({"kind": message.kind, "speaker": message.speaker})
     return wire
 
 
@@ -69,7 +66,7 @@ def wire_assistant(message: Message, sent: Sequence[str], run_id: str, step_id: 
     wire.create_time.FromDatetime(message.created_at)
     content = _content(message, sent)
     if content:
-        wire.content.CopyFrom(content)
+        wire.content_json = _json(content)
     return wire
 
 
@@ -111,7 +108,7 @@ def window_of(response: recall_pb2.GetWindowResponse, count_tokens: Callable[[st
 
 def _message(wire: recall_pb2.Message, tool_name: str, count_tokens: Callable[[str], int]) -> Message:
     role = _ROLES[wire.role]
-    content: dict[str, Any] = json_format.MessageToDict(wire.content) if wire.HasField("content") else {}
+    content: dict[str, Any] = json.loads(wire.content_json) if wire.content_json else {}
     calls = tuple(_call(call, content) for call in wire.tool_calls)
     text = _model_text(wire, role, content)
     return Message(
@@ -140,7 +137,7 @@ def _model_text(wire: recall_pb2.Message, role: Role, content: Mapping[str, Any]
     return journal.shown_text(kind, wire.text, wire.create_time.ToDatetime(UTC), str(content.get("speaker", "")))
 
 
-def _content(message: Message, sent: Sequence[str]) -> Struct | None:
+def _content(message: Message, sent: Sequence[str]) -> dict[str, Any]:
     broken = {call.id: call.arguments_json for call in message.tool_calls if not _is_object(call)}
     content: dict[str, Any] = {}
     if sent:
@@ -149,11 +146,11 @@ def _content(message: Message, sent: Sequence[str]) -> Struct | None:
         content["reasoning"] = journal.reasoning_json(message.reasoning)
     if broken:
         content["broken_arguments"] = broken
-    if not content:
-        return None
-    struct = Struct()
-    json_format.ParseDict(content, struct)
-    return struct
+    return content
+
+
+def _json(content: Mapping[str, Any]) -> str:
+    return json.dumps(content, ensure_ascii=False, separators=(",", ":"))
 
 
 def _call(call: common_pb2.ToolCall, content: Mapping[str, Any]) -> ToolUse:
@@ -168,10 +165,14 @@ def _as_object(call: ToolUse) -> str:
 
 def _is_object(call: ToolUse) -> bool:
     try:
-        value = json.loads(call.arguments_json)
+        value = json.loads(call.arguments_json, parse_constant=_refuse_constant)
     except (ValueError, RecursionError):
         return False
     return isinstance(value, dict)
+
+
+def _refuse_constant(constant: str) -> NoReturn:
+    raise ValueError(constant)
 
 
 def arguments_of(call: ToolUse, tools: Mapping[str, Any]) -> Mapping[str, Any] | None:

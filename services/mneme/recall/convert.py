@@ -21,7 +21,7 @@ def new_message(message: pb.Message) -> NewMessage:
         message_id=message.message_id or ids.new("message"),
         role=message.role,
         text=message.text,
-        content=message.content.SerializeToString(deterministic=True) if given("content") else None,
+        content=message.content_json,
         tool_calls=tuple(ToolCall(one.id, one.name, one.arguments_json) for one in message.tool_calls),
         tool_call_id=message.tool_call_id,
         tool_ok=message.tool_ok,
@@ -57,8 +57,7 @@ def wire_message(message: Message, *, with_text: bool = True) -> pb.Message:
     if not with_text:
         return wire
     wire.text = message.text
-    if message.content is not None:
-        wire.content.ParseFromString(message.content)
+    wire.content_json = message.content
     if message.provenance is not None:
         wire.provenance.ParseFromString(message.provenance)
     for one in message.tool_calls:

@@ -42,8 +42,8 @@ class NewMessage:
     """Empty for a new id."""
     role: int
     text: str
-    content: bytes | None = None
-    """Serialised google.protobuf.Struct, opaque here."""
+    content: str = ""
+    """JSON object, opaque here and kept byte for byte; empty for none."""
     tool_calls: tuple[ToolCall, ...] = ()
     tool_call_id: str = ""
     tool_ok: bool = False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from typing import NoReturn
 
 from mneme.errors.v1 import errors_pb2
 from mneme.recall.records import NewMessage, Role, ToolCall
@@ -26,6 +27,9 @@ def check_batch(messages: Sequence[NewMessage]) -> None:
             raise invalid(f"{at}.message_id", f"{message.message_id} occurs twice", value=message.message_id)
         seen.add(message.message_id)
         _check_role(at, message)
+        problem = _object_problem(message.content) if message.content else ""
+        if problem:
+            raise invalid(f"{at}.content_json", problem)
         for index, call in enumerate(message.tool_calls):
             _check_call(f"{at}.tool_calls[{index}]", call)
             if call.call_id in calls:
@@ -47,7 +51,7 @@ def check_user_batch(messages: Sequence[NewMessage]) -> None:
         if message.role != Role.USER:
             raise _bad_role(at, message, "a user credential may append USER messages only")
         forged = {
-            "content": message.content is not None,
+            "content_json": bool(message.content),
             "step_id": bool(message.step_id),
             "run_id": bool(message.run_id),
             "hidden": message.hidden,
@@ -73,7 +77,7 @@ def _check_role(at: str, message: NewMessage) -> None:
         raise _bad_role(at, message, "a TOOL message needs tool_call_id")
     if message.tool_call_id and message.role != Role.TOOL:
         raise _bad_role(at, message, "only a TOOL message answers a call")
-    if message.role in (Role.USER, Role.SYSTEM) and not message.text and message.content is None:
+    if message.role in (Role.USER, Role.SYSTEM) and not message.text and not message.content:
         raise invalid(f"{at}.text", "must not be empty")
 
 
@@ -82,15 +86,27 @@ def _check_call(at: str, call: ToolCall) -> None:
         raise _bad_call(f"{at}.id", "must not be empty", call.call_id)
     if not call.name:
         raise _bad_call(f"{at}.name", "must not be empty", call.name)
+    problem = _object_problem(call.arguments_json)
+    if problem:
+        raise _bad_call(f"{at}.arguments_json", problem, call.name)
+
+
+def _object_problem(text: str) -> str:
+    """Returns why a text is not a JSON object; empty when it is one."""
     try:
-        arguments = json.loads(call.arguments_json)
+        # Numbers stay text: they are not read here, and a long one would be refused.
+        value = json.loads(text, parse_int=str, parse_float=str, parse_constant=_refuse_constant)
     except json.JSONDecodeError as error:
-        problem = f"not valid JSON at character {error.pos}"
-        raise _bad_call(f"{at}.arguments_json", problem, call.name) from None
+        return f"not valid JSON at character {error.pos}"
     except RecursionError:
-        raise _bad_call(f"{at}.arguments_json", "is nested too deeply", call.name) from None
-    if not isinstance(arguments, dict):
-        raise _bad_call(f"{at}.arguments_json", "is not a JSON object", call.name)
+        return "is nested too deeply"
+    except ValueError as error:
+        return f"holds {error}, which is not JSON"
+    return "" if isinstance(value, dict) else "is not a JSON object"
+
+
+def _refuse_constant(constant: str) -> NoReturn:
+    raise ValueError(constant)
 
 
 def _check_order(messages: Sequence[NewMessage], calls: dict[str, int]) -> None:

@@ -6,8 +6,6 @@ import asyncio
 from typing import TYPE_CHECKING
 
 import pytest
-from google.protobuf.json_format import ParseDict
-from google.protobuf.struct_pb2 import Struct
 
 from mneme.common.v1 import common_pb2
 from mneme.recall.v1 import recall_pb2 as pb
@@ -20,12 +18,12 @@ if TYPE_CHECKING:
 
 
 async def test_messages_come_back_as_they_were_given(writer: Writer) -> None:
-    content = ParseDict({"reasoning": [{"signature": "c2ln", "n": 1.5}]}, Struct())
+    content = '{"reasoning": [{"signature": "c2ln", "n": 9007199254740993, "a": 5.0}], "before": "\\u0000 ü"}'
     given = pb.Message(
         message_id="message-given",
         role=pb.ROLE_ASSISTANT,
         text="I look it up. 我查一下。",
-        content=content,
+        content_json=content,
         tool_calls=[common_pb2.ToolCall(id="call-1", name="send_message", arguments_json='{"message": "hi \\u0000"}')],
         step_id="step-1",
         run_id="run-1",
@@ -46,6 +44,19 @@ async def test_messages_come_back_as_they_were_given(writer: Writer) -> None:
     for name in ("agent_id", "conversation_id", "sequence", "index_state"):
         stored.ClearField(name)
     assert stored == given
+
+
+@pytest.mark.parametrize("content", ["[1]", "{", '{"n": NaN}', '{"n": 1} x', "[" * 100_000, "null"])
+async def test_content_is_a_json_object(writer: Writer, content: str) -> None:
+    error = await failure(writer.append(user("hello"), user("x", content_json=content)))
+    assert error.reason_name == "INVALID_FIELD"
+    assert error.violations[0].field == "messages[1].content_json"
+
+
+async def test_content_may_hold_numbers_of_any_length(writer: Writer) -> None:
+    content = f'{{"n": {"9" * 5000}}}'
+    await writer.append(user("x", content_json=content))
+    assert (await writer.window()).messages[0].content_json == content
 
 
 async def test_two_writers_leave_no_gap(stub: RecallServiceAsyncStub) -> None:
@@ -173,7 +184,7 @@ async def test_a_user_credential_appends_plain_words_of_its_user_only(replica: R
     assert (await ann.window()).messages[0].user_id == "ann"
     for message in (assistant("I am the agent"), pb.Message(role=pb.ROLE_SYSTEM, text="obey")):
         assert (await failure(ann.append(message))).reason_name == "INVALID_ROLE"
-    for forged in (user("x", hidden=True), user("x", run_id="run-1"), user("x", content=Struct())):
+    for forged in (user("x", hidden=True), user("x", run_id="run-1"), user("x", content_json="{}")):
         assert (await failure(ann.append(forged))).reason_name == "INVALID_FIELD"
 
     bob = Writer(await replica.stub(RecallServiceStub, user="bob"), ann.conversation_id)

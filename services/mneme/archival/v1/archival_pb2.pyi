@@ -261,7 +261,7 @@ class Passage(_message.Message):
 
     @_builtins.property
     def metadata(self) -> _struct_pb2.Struct:
-        """Free key-value data to filter by, at most 16 KiB as JSON."""
+        """Free key-value data to filter by, at most 16 KiB as JSON. Numbers are IEEE doubles: write long ids as text."""
 
     @_builtins.property
     def valid_from(self) -> _timestamp_pb2.Timestamp:
@@ -349,7 +349,7 @@ class KnowledgeBase(_message.Message):
     """Number of writes so far. Output only."""
     @_builtins.property
     def metadata(self) -> _struct_pb2.Struct:
-        """Free key-value data of the caller, at most 16 KiB as JSON."""
+        """Free key-value data of the caller, at most 16 KiB as JSON. Numbers are IEEE doubles: write long ids as text."""
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:

@@ -96,7 +96,7 @@ class Block(_message.Message):
     """User whose copy it is, for a block that is kept per user. Empty for a block of the agent or the tenant."""
     @_builtins.property
     def metadata(self) -> _struct_pb2.Struct:
-        """Free key-value data of the caller, at most 16 KiB as JSON."""
+        """Free key-value data of the caller, at most 16 KiB as JSON. Numbers are IEEE doubles: write long ids as text."""
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:

@@ -454,33 +454,31 @@ class ClientTool(_message.Message):
 
     NAME_FIELD_NUMBER: _builtins.int
     DESCRIPTION_FIELD_NUMBER: _builtins.int
-    PARAMETERS_FIELD_NUMBER: _builtins.int
+    PARAMETERS_JSON_FIELD_NUMBER: _builtins.int
     REQUIRES_APPROVAL_FIELD_NUMBER: _builtins.int
     PRIVATE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name the model calls it by; must differ from the built-in tools."""
     description: _builtins.str
     """Tells the model what it does."""
+    parameters_json: _builtins.str
+    """JSON schema of its arguments, an object; the model is given these very bytes. Empty: no arguments. At most 64 KiB."""
     requires_approval: _builtins.bool
     """Asks for an approval before it is offered to the caller."""
     private: _builtins.bool
     """Marks the tool as private: answers made with it are never shared."""
-    @_builtins.property
-    def parameters(self) -> _struct_pb2.Struct:
-        """JSON schema of its arguments, an object."""
-
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         description: _builtins.str = ...,
-        parameters: _struct_pb2.Struct | None = ...,
+        parameters_json: _builtins.str = ...,
         requires_approval: _builtins.bool = ...,
         private: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["parameters", b"parameters"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "name", b"name", "parameters", b"parameters", "private", b"private", "requires_approval", b"requires_approval"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "name", b"name", "parameters_json", b"parameters_json", "private", b"private", "requires_approval", b"requires_approval"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -632,7 +630,7 @@ class Agent(_message.Message):
 
     @_builtins.property
     def metadata(self) -> _struct_pb2.Struct:
-        """Free key-value data of the caller, at most 16 KiB as JSON."""
+        """Free key-value data of the caller, at most 16 KiB as JSON. Numbers are IEEE doubles: write long ids as text."""
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
@@ -1235,7 +1233,7 @@ class Conversation(_message.Message):
     """Run that works on it now; empty for none. Output only."""
     @_builtins.property
     def metadata(self) -> _struct_pb2.Struct:
-        """Free key-value data of the caller, at most 16 KiB as JSON."""
+        """Free key-value data of the caller, at most 16 KiB as JSON. Numbers are IEEE doubles: write long ids as text."""
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
@@ -1287,7 +1285,7 @@ class CreateConversationRequest(_message.Message):
     """Name for people."""
     @_builtins.property
     def metadata(self) -> _struct_pb2.Struct:
-        """Free key-value data of the caller."""
+        """Free key-value data of the caller, at most 16 KiB as JSON. Numbers are IEEE doubles: write long ids as text."""
 
     def __init__(
         self,

@@ -56,7 +56,7 @@ WITH head AS (
         m.content, m.tool_calls, m.tool_call_id, m.tool_ok, coalesce(m.created_at, h.now), m.step_id,
         m.run_id, m.token_count, m.provenance, m.hidden, m.index_state
     FROM head h, unnest(
-        %(ids)s::text[], %(roles)s::smallint[], %(texts)s::text[], %(contents)s::bytea[],
+        %(ids)s::text[], %(roles)s::smallint[], %(texts)s::text[], %(contents)s::text[],
         %(tool_calls)s::jsonb[], %(tool_call_ids)s::text[], %(tool_oks)s::boolean[],
         %(times)s::timestamptz[], %(step_ids)s::text[],
         %(run_ids)s::text[], %(token_counts)s::int[], %(provenances)s::bytea[], %(hiddens)s::boolean[],

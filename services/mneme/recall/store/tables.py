@@ -46,8 +46,8 @@ messages = Table(
     _column("sequence_id", BigInteger),
     _column("role", SmallInteger),
     _column("text"),
-    # Serialised google.protobuf.Struct: opaque here, and given back byte for byte.
-    _column("content", BYTEA, nullable=True),
+    # JSON as text, not jsonb: it is given back byte for byte.
+    _column("content"),
     _column("tool_calls", JSONB),
     _column("tool_call_id"),
     _column("tool_ok", Boolean),

@@ -22,13 +22,12 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
-from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from mneme.common.v1 import common_pb2 as mneme_dot_common_dot_v1_dot_common__pb2
 from mneme.common.v1 import options_pb2 as mneme_dot_common_dot_v1_dot_options__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cmneme/recall/v1/recall.proto\x12\x0fmneme.recall.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1cmneme/common/v1/common.proto\x1a\x1dmneme/common/v1/options.proto\"\xd3\x04\n\x07Message\x12!\n\nmessage_id\x18\x01 \x01(\tB\r\xca\xf0\x19\tB\x07message\x12\x10\n\x08\x61gent_id\x18\x02 \x01(\t\x12\x17\n\x0f\x63onversation_id\x18\x03 \x01(\t\x12\x0f\n\x07user_id\x18\x04 \x01(\t\x12\x10\n\x08sequence\x18\x05 \x01(\x03\x12+\n\x04role\x18\x06 \x01(\x0e\x32\x15.mneme.recall.v1.RoleB\x06\xca\xf0\x19\x02\x08\x01\x12\x18\n\x04text\x18\x07 \x01(\tB\n\xca\xf0\x19\x06 \x80\x80@X\x01\x12(\n\x07\x63ontent\x18\x08 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x36\n\ntool_calls\x18\t \x03(\x0b\x32\x19.mneme.common.v1.ToolCallB\x07\xca\xf0\x19\x03(\x80\x01\x12\x1d\n\x0ctool_call_id\x18\n \x01(\tB\x07\xca\xf0\x19\x03\x18\x80\x01\x12\x0f\n\x07tool_ok\x18\x0b \x01(\x08\x12/\n\x0b\x63reate_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1b\n\x07step_id\x18\r \x01(\tB\n\xca\xf0\x19\x06\x42\x04step\x12\x19\n\x06run_id\x18\x0e \x01(\tB\t\xca\xf0\x19\x05\x42\x03run\x12\"\n\x0btoken_count\x18\x0f \x01(\x05\x42\r\xca\xf0\x19\t1\x00\x00\x00\x00\x00\x00\x00\x00\x12/\n\nprovenance\x18\x10 \x01(\x0b\x32\x1b.mneme.common.v1.Provenance\x12\x30\n\x0bindex_state\x18\x11 \x01(\x0e\x32\x1b.mneme.recall.v1.IndexState\x12\x0e\n\x06hidden\x18\x12 \x01(\x08\"\x85\x02\n\x15\x41ppendMessagesRequest\x12\x1c\n\nrequest_id\x18\x01 \x01(\tB\x08\xca\xf0\x19\x04\x08\x01P\x01\x12\x1f\n\x08\x61gent_id\x18\x02 \x01(\tB\r\xca\xf0\x19\t\x08\x01\x42\x05\x61gent\x12-\n\x0f\x63onversation_id\x18\x03 \x01(\tB\x14\xca\xf0\x19\x10\x08\x01\x42\x0c\x63onversation\x12\x18\n\x07user_id\x18\x04 \x01(\tB\x07\xca\xf0\x19\x03\x18\x80\x01\x12\x35\n\x08messages\x18\x05 \x03(\x0b\x32\x18.mneme.recall.v1.MessageB\t\xca\xf0\x19\x05\x08\x01(\x80\x02\x12-\n\x16\x65xpected_next_sequence\x18\x06 \x01(\x03\x42\r\xca\xf0\x19\t1\x00\x00\x00\x00\x00\x00\x00\x00\"[\n\x16\x41ppendMessagesResponse\x12*\n\x08messages\x18\x01 \x03(\x0b\x32\x18.mneme.recall.v1.Message\x12\x15\n\rnext_sequence\x18\x02 \x01(\x03\"\xf4\x01\n\rMessageFilter\x12+\n\x0f\x63onversation_id\x18\x01 \x01(\tB\x12\xca\xf0\x19\x0e\x42\x0c\x63onversation\x12\x18\n\x07user_id\x18\x02 \x01(\tB\x07\xca\xf0\x19\x03\x18\x80\x01\x12,\n\x05roles\x18\x03 \x03(\x0e\x32\x15.mneme.recall.v1.RoleB\x06\xca\xf0\x19\x02(\x04\x12.\n\ntime_range\x18\x04 \x01(\x0b\x32\x1a.mneme.common.v1.TimeRange\x12\x16\n\x0einclude_hidden\x18\x05 \x01(\x08\x12&\n\x0f\x62\x65\x66ore_sequence\x18\x06 \x01(\x03\x42\r\xca\xf0\x19\t1\x00\x00\x00\x00\x00\x00\x00\x00\"\xd0\x01\n\x13ListMessagesRequest\x12\x1f\n\x08\x61gent_id\x18\x01 \x01(\tB\r\xca\xf0\x19\t\x08\x01\x42\x05\x61gent\x12.\n\x06\x66ilter\x18\x02 \x01(\x0b\x32\x1e.mneme.recall.v1.MessageFilter\x12)\n\x05order\x18\x03 \x01(\x0e\x32\x1a.mneme.recall.v1.ListOrder\x12 \n\tpage_size\x18\x04 \x01(\x05\x42\r\xca\xf0\x19\t1\x00\x00\x00\x00\x00\x00\x00\x00\x12\x1b\n\npage_token\x18\x05 \x01(\tB\x07\xca\xf0\x19\x03 \x80\x10\"[\n\x14ListMessagesResponse\x12*\n\x08messages\x18\x01 \x03(\x0b\x32\x18.mneme.recall.v1.Message\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"^\n\x12GetMessagesRequest\x12\x1f\n\x08\x61gent_id\x18\x01 \x01(\tB\r\xca\xf0\x19\t\x08\x01\x42\x05\x61gent\x12\'\n\x0bmessage_ids\x18\x02 \x03(\tB\x12\xca\xf0\x19\x0e\x08\x01(\xf4\x03\x42\x07message\"A\n\x13GetMessagesResponse\x12*\n\x08messages\x18\x01 \x03(\x0b\x32\x18.mneme.recall.v1.Message\"&\n\tTextQuery\x12\x19\n\x04text\x18\x01 \x01(\tB\x0b\xca\xf0\x19\x07\x08\x01\x18\xa0\x1fX\x01\"l\n\rSemanticQuery\x12\x17\n\x04text\x18\x01 \x01(\tB\t\xca\xf0\x19\x05\x18\xa0\x1fX\x01\x12\x17\n\x06vector\x18\x02 \x03(\x02\x42\x07\xca\xf0\x19\x03(\x80 \x12)\n\tmin_score\x18\x03 \x01(\x02\x42\x16\xca\xf0\x19\x12\x31\x00\x00\x00\x00\x00\x00\x00\x00\x39\x00\x00\x00\x00\x00\x00\xf0?\"l\n\x0bHybridQuery\x12\x19\n\x04text\x18\x01 \x01(\tB\x0b\xca\xf0\x19\x07\x08\x01\x18\xa0\x1fX\x01\x12\x17\n\x06vector\x18\x02 \x03(\x02\x42\x07\xca\xf0\x19\x03(\x80 \x12)\n\tmin_score\x18\x03 \x01(\x02\x42\x16\xca\xf0\x19\x12\x31\x00\x00\x00\x00\x00\x00\x00\x00\x39\x00\x00\x00\x00\x00\x00\xf0?\"\xcb\x02\n\x15SearchMessagesRequest\x12\x1f\n\x08\x61gent_id\x18\x01 \x01(\tB\r\xca\xf0\x19\t\x08\x01\x42\x05\x61gent\x12*\n\x04text\x18\x02 \x01(\x0b\x32\x1a.mneme.recall.v1.TextQueryH\x00\x12\x32\n\x08semantic\x18\x03 \x01(\x0b\x32\x1e.mneme.recall.v1.SemanticQueryH\x00\x12.\n\x06hybrid\x18\x04 \x01(\x0b\x32\x1c.mneme.recall.v1.HybridQueryH\x00\x12.\n\x06\x66ilter\x18\x05 \x01(\x0b\x32\x1e.mneme.recall.v1.MessageFilter\x12\x1c\n\x05limit\x18\x06 \x01(\x05\x42\r\xca\xf0\x19\t1\x00\x00\x00\x00\x00\x00\x00\x00\x12*\n\nneighbours\x18\x07 \x01(\x05\x42\x16\xca\xf0\x19\x12\x31\x00\x00\x00\x00\x00\x00\x00\x00\x39\x00\x00\x00\x00\x00\x00$@B\x07\n\x05query\"H\n\nScoreParts\x12\x13\n\x06\x63osine\x18\x01 \x01(\x02H\x00\x88\x01\x01\x12\x11\n\x04\x62m25\x18\x02 \x01(\x02H\x01\x88\x01\x01\x42\t\n\x07_cosineB\x07\n\x05_bm25\"\xa2\x01\n\x0cSearchResult\x12)\n\x07message\x18\x01 \x01(\x0b\x32\x18.mneme.recall.v1.Message\x12\r\n\x05score\x18\x02 \x01(\x02\x12*\n\x05parts\x18\x03 \x01(\x0b\x32\x1b.mneme.recall.v1.ScoreParts\x12,\n\nneighbours\x18\x04 \x03(\x0b\x32\x18.mneme.recall.v1.Message\"o\n\x16SearchMessagesResponse\x12.\n\x07results\x18\x01 \x03(\x0b\x32\x1d.mneme.recall.v1.SearchResult\x12\x13\n\x0btotal_count\x18\x02 \x01(\x05\x12\x10\n\x08\x64\x65graded\x18\x03 \x01(\x08\"\x8a\x01\n\x10GetWindowRequest\x12\x1f\n\x08\x61gent_id\x18\x01 \x01(\tB\r\xca\xf0\x19\t\x08\x01\x42\x05\x61gent\x12-\n\x0f\x63onversation_id\x18\x02 \x01(\tB\x14\xca\xf0\x19\x10\x08\x01\x42\x0c\x63onversation\x12&\n\x0fsummary_version\x18\x03 \x01(\x03\x42\r\xca\xf0\x19\t1\x00\x00\x00\x00\x00\x00\x00\x00\"\x97\x01\n\x11GetWindowResponse\x12\x0f\n\x07summary\x18\x01 \x01(\t\x12\x17\n\x0fsummary_version\x18\x02 \x01(\x03\x12*\n\x08messages\x18\x03 \x03(\x0b\x32\x18.mneme.recall.v1.Message\x12\x15\n\rnext_sequence\x18\x04 \x01(\x03\x12\x15\n\revicted_count\x18\x05 \x01(\x03\"\xfe\x01\n\x14\x45victMessagesRequest\x12\x1c\n\nrequest_id\x18\x01 \x01(\tB\x08\xca\xf0\x19\x04\x08\x01P\x01\x12\x1f\n\x08\x61gent_id\x18\x02 \x01(\tB\r\xca\xf0\x19\t\x08\x01\x42\x05\x61gent\x12-\n\x0f\x63onversation_id\x18\x03 \x01(\tB\x14\xca\xf0\x19\x10\x08\x01\x42\x0c\x63onversation\x12*\n\x13\x66irst_kept_sequence\x18\x04 \x01(\x03\x42\r\xca\xf0\x19\t1\x00\x00\x00\x00\x00\x00\xf0?\x12\x1b\n\x07summary\x18\x05 \x01(\tB\n\xca\xf0\x19\x06\x18\xa0\x8d\x06X\x01\x12/\n\x18\x65xpected_summary_version\x18\x06 \x01(\x03\x42\r\xca\xf0\x19\t1\x00\x00\x00\x00\x00\x00\x00\x00\"G\n\x15\x45victMessagesResponse\x12\x17\n\x0fsummary_version\x18\x01 \x01(\x03\x12\x15\n\revicted_count\x18\x02 \x01(\x03\"\x7f\n\x15\x44\x65leteMessagesRequest\x12\x1c\n\nrequest_id\x18\x01 \x01(\tB\x08\xca\xf0\x19\x04\x08\x01P\x01\x12\x1f\n\x08\x61gent_id\x18\x02 \x01(\tB\r\xca\xf0\x19\t\x08\x01\x42\x05\x61gent\x12\'\n\x0bmessage_ids\x18\x03 \x03(\tB\x12\xca\xf0\x19\x0e\x08\x01(\xf4\x03\x42\x07message\"/\n\x16\x44\x65leteMessagesResponse\x12\x15\n\rdeleted_count\x18\x01 \x01(\x05\"\x8f\x01\n\x10PurgeDataRequest\x12\x1c\n\nrequest_id\x18\x01 \x01(\tB\x08\xca\xf0\x19\x04\x08\x01P\x01\x12\x36\n\x07subject\x18\x02 \x01(\x0b\x32\x1d.mneme.common.v1.PurgeSubjectB\x06\xca\xf0\x19\x02\x08\x01\x12%\n\x0coperation_id\x18\x03 \x01(\tB\x0f\xca\xf0\x19\x0b\x42\toperation\"@\n\x11PurgeDataResponse\x12+\n\x06\x63ounts\x18\x01 \x03(\x0b\x32\x1b.mneme.common.v1.PurgeCount*_\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\r\n\tROLE_USER\x10\x01\x12\x12\n\x0eROLE_ASSISTANT\x10\x02\x12\r\n\tROLE_TOOL\x10\x03\x12\x0f\n\x0bROLE_SYSTEM\x10\x04*t\n\nIndexState\x12\x1b\n\x17INDEX_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13INDEX_STATE_PENDING\x10\x01\x12\x17\n\x13INDEX_STATE_INDEXED\x10\x02\x12\x17\n\x13INDEX_STATE_SKIPPED\x10\x03*a\n\tListOrder\x12\x1a\n\x16LIST_ORDER_UNSPECIFIED\x10\x00\x12\x1b\n\x17LIST_ORDER_OLDEST_FIRST\x10\x01\x12\x1b\n\x17LIST_ORDER_NEWEST_FIRST\x10\x02\x32\xa3\x07\n\rRecallService\x12w\n\x0e\x41ppendMessages\x12&.mneme.recall.v1.AppendMessagesRequest\x1a\'.mneme.recall.v1.AppendMessagesResponse\"\x14\xd2\xf0\x19\x10\x08\x01\x12\x0corchestrator\x12q\n\x0cListMessages\x12$.mneme.recall.v1.ListMessagesRequest\x1a%.mneme.recall.v1.ListMessagesResponse\"\x14\xd2\xf0\x19\x10\x08\x01\x12\x0corchestrator\x12n\n\x0bGetMessages\x12#.mneme.recall.v1.GetMessagesRequest\x1a$.mneme.recall.v1.GetMessagesResponse\"\x14\xd2\xf0\x19\x10\x08\x01\x12\x0corchestrator\x12w\n\x0eSearchMessages\x12&.mneme.recall.v1.SearchMessagesRequest\x1a\'.mneme.recall.v1.SearchMessagesResponse\"\x14\xd2\xf0\x19\x10\x08\x01\x12\x0corchestrator\x12h\n\tGetWindow\x12!.mneme.recall.v1.GetWindowRequest\x1a\".mneme.recall.v1.GetWindowResponse\"\x14\xd2\xf0\x19\x10\x08\x01\x12\x0corchestrator\x12r\n\rEvictMessages\x12%.mneme.recall.v1.EvictMessagesRequest\x1a&.mneme.recall.v1.EvictMessagesResponse\"\x12\xd2\xf0\x19\x0e\x12\x0corchestrator\x12w\n\x0e\x44\x65leteMessages\x12&.mneme.recall.v1.DeleteMessagesRequest\x1a\'.mneme.recall.v1.DeleteMessagesResponse\"\x14\xd2\xf0\x19\x10\x08\x01\x12\x0corchestrator\x12\x66\n\tPurgeData\x12!.mneme.recall.v1.PurgeDataRequest\x1a\".mneme.recall.v1.PurgeDataResponse\"\x12\xd2\xf0\x19\x0e\x12\x0corchestratorb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cmneme/recall/v1/recall.proto\x12\x0fmneme.recall.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1cmneme/common/v1/common.proto\x1a\x1dmneme/common/v1/options.proto\"\xcb\x04\n\x07Message\x12!\n\nmessage_id\x18\x01 \x01(\tB\r\xca\xf0\x19\tB\x07message\x12\x10\n\x08\x61gent_id\x18\x02 \x01(\t\x12\x17\n\x0f\x63onversation_id\x18\x03 \x01(\t\x12\x0f\n\x07user_id\x18\x04 \x01(\t\x12\x10\n\x08sequence\x18\x05 \x01(\x03\x12+\n\x04role\x18\x06 \x01(\x0e\x32\x15.mneme.recall.v1.RoleB\x06\xca\xf0\x19\x02\x08\x01\x12\x18\n\x04text\x18\x07 \x01(\tB\n\xca\xf0\x19\x06 \x80\x80@X\x01\x12 \n\x0c\x63ontent_json\x18\x08 \x01(\tB\n\xca\xf0\x19\x06 \x80\x80@X\x01\x12\x36\n\ntool_calls\x18\t \x03(\x0b\x32\x19.mneme.common.v1.ToolCallB\x07\xca\xf0\x19\x03(\x80\x01\x12\x1d\n\x0ctool_call_id\x18\n \x01(\tB\x07\xca\xf0\x19\x03\x18\x80\x01\x12\x0f\n\x07tool_ok\x18\x0b \x01(\x08\x12/\n\x0b\x63reate_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1b\n\x07step_id\x18\r \x01(\tB\n\xca\xf0\x19\x06\x42\x04step\x12\x19\n\x06run_id\x18\x0e \x01(\tB\t\xca\xf0\x19\x05\x42\x03run\x12\"\n\x0btoken_count\x18\x0f \x01(\x05\x42\r\xca\xf0\x19\t1\x00\x00\x00\x00\x00\x00\x00\x00\x12/\n\nprovenance\x18\x10 \x01(\x0b\x32\x1b.mneme.common.v1.Provenance\x12\x30\n\x0bindex_state\x18\x11 \x01(\x0e\x32\x1b.mneme.recall.v1.IndexState\x12\x0e\n\x06hidden\x18\x12 \x01(\x08\"\x85\x02\n\x15\x41ppendMessagesRequest\x12\x1c\n\nrequest_id\x18\x01 \x01(\tB\x08\xca\xf0\x19\x04\x08\x01P\x01\x12\x1f\n\x08\x61gent_id\x18\x02 \x01(\tB\r\xca\xf0\x19\t\x08\x01\x42\x05\x61gent\x12-\n\x0f\x63onversation_id\x18\x03 \x01(\tB\x14\xca\xf0\x19\x10\x08\x01\x42\x0c\x63onversation\x12\x18\n\x07user_id\x18\x04 \x01(\tB\x07\xca\xf0\x19\x03\x18\x80\x01\x12\x35\n\x08messages\x18\x05 \x03(\x0b\x32\x18.mneme.recall.v1.MessageB\t\xca\xf0\x19\x05\x08\x01(\x80\x02\x12-\n\x16\x65xpected_next_sequence\x18\x06 \x01(\x03\x42\r\xca\xf0\x19\t1\x00\x00\x00\x00\x00\x00\x00\x00\"[\n\x16\x41ppendMessagesResponse\x12*\n\x08messages\x18\x01 \x03(\x0b\x32\x18.mneme.recall.v1.Message\x12\x15\n\rnext_sequence\x18\x02 \x01(\x03\"\xf4\x01\n\rMessageFilter\x12+\n\x0f\x63onversation_id\x18\x01 \x01(\tB\x12\xca\xf0\x19\x0e\x42\x0c\x63onversation\x12\x18\n\x07user_id\x18\x02 \x01(\tB\x07\xca\xf0\x19\x03\x18\x80\x01\x12,\n\x05roles\x18\x03 \x03(\x0e\x32\x15.mneme.recall.v1.RoleB\x06\xca\xf0\x19\x02(\x04\x12.\n\ntime_range\x18\x04 \x01(\x0b\x32\x1a.mneme.common.v1.TimeRange\x12\x16\n\x0einclude_hidden\x18\x05 \x01(\x08\x12&\n\x0f\x62\x65\x66ore_sequence\x18\x06 \x01(\x03\x42\r\xca\xf0\x19\t1\x00\x00\x00\x00\x00\x00\x00\x00\"\xd0\x01\n\x13ListMessagesRequest\x12\x1f\n\x08\x61gent_id\x18\x01 \x01(\tB\r\xca\xf0\x19\t\x08\x01\x42\x05\x61gent\x12.\n\x06\x66ilter\x18\x02 \x01(\x0b\x32\x1e.mneme.recall.v1.MessageFilter\x12)\n\x05order\x18\x03 \x01(\x0e\x32\x1a.mneme.recall.v1.ListOrder\x12 \n\tpage_size\x18\x04 \x01(\x05\x42\r\xca\xf0\x19\t1\x00\x00\x00\x00\x00\x00\x00\x00\x12\x1b\n\npage_token\x18\x05 \x01(\tB\x07\xca\xf0\x19\x03 \x80\x10\"[\n\x14ListMessagesResponse\x12*\n\x08messages\x18\x01 \x03(\x0b\x32\x18.mneme.recall.v1.Message\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"^\n\x12GetMessagesRequest\x12\x1f\n\x08\x61gent_id\x18\x01 \x01(\tB\r\xca\xf0\x19\t\x08\x01\x42\x05\x61gent\x12\'\n\x0bmessage_ids\x18\x02 \x03(\tB\x12\xca\xf0\x19\x0e\x08\x01(\xf4\x03\x42\x07message\"A\n\x13GetMessagesResponse\x12*\n\x08messages\x18\x01 \x03(\x0b\x32\x18.mneme.recall.v1.Message\"&\n\tTextQuery\x12\x19\n\x04text\x18\x01 \x01(\tB\x0b\xca\xf0\x19\x07\x08\x01\x18\xa0\x1fX\x01\"l\n\rSemanticQuery\x12\x17\n\x04text\x18\x01 \x01(\tB\t\xca\xf0\x19\x05\x18\xa0\x1fX\x01\x12\x17\n\x06vector\x18\x02 \x03(\x02\x42\x07\xca\xf0\x19\x03(\x80 \x12)\n\tmin_score\x18\x03 \x01(\x02\x42\x16\xca\xf0\x19\x12\x31\x00\x00\x00\x00\x00\x00\x00\x00\x39\x00\x00\x00\x00\x00\x00\xf0?\"l\n\x0bHybridQuery\x12\x19\n\x04text\x18\x01 \x01(\tB\x0b\xca\xf0\x19\x07\x08\x01\x18\xa0\x1fX\x01\x12\x17\n\x06vector\x18\x02 \x03(\x02\x42\x07\xca\xf0\x19\x03(\x80 \x12)\n\tmin_score\x18\x03 \x01(\x02\x42\x16\xca\xf0\x19\x12\x31\x00\x00\x00\x00\x00\x00\x00\x00\x39\x00\x00\x00\x00\x00\x00\xf0?\"\xcb\x02\n\x15SearchMessagesRequest\x12\x1f\n\x08\x61gent_id\x18\x01 \x01(\tB\r\xca\xf0\x19\t\x08\x01\x42\x05\x61gent\x12*\n\x04text\x18\x02 \x01(\x0b\x32\x1a.mneme.recall.v1.TextQueryH\x00\x12\x32\n\x08semantic\x18\x03 \x01(\x0b\x32\x1e.mneme.recall.v1.SemanticQueryH\x00\x12.\n\x06hybrid\x18\x04 \x01(\x0b\x32\x1c.mneme.recall.v1.HybridQueryH\x00\x12.\n\x06\x66ilter\x18\x05 \x01(\x0b\x32\x1e.mneme.recall.v1.MessageFilter\x12\x1c\n\x05limit\x18\x06 \x01(\x05\x42\r\xca\xf0\x19\t1\x00\x00\x00\x00\x00\x00\x00\x00\x12*\n\nneighbours\x18\x07 \x01(\x05\x42\x16\xca\xf0\x19\x12\x31\x00\x00\x00\x00\x00\x00\x00\x00\x39\x00\x00\x00\x00\x00\x00$@B\x07\n\x05query\"H\n\nScoreParts\x12\x13\n\x06\x63osine\x18\x01 \x01(\x02H\x00\x88\x01\x01\x12\x11\n\x04\x62m25\x18\x02 \x01(\x02H\x01\x88\x01\x01\x42\t\n\x07_cosineB\x07\n\x05_bm25\"\xa2\x01\n\x0cSearchResult\x12)\n\x07message\x18\x01 \x01(\x0b\x32\x18.mneme.recall.v1.Message\x12\r\n\x05score\x18\x02 \x01(\x02\x12*\n\x05parts\x18\x03 \x01(\x0b\x32\x1b.mneme.recall.v1.ScoreParts\x12,\n\nneighbours\x18\x04 \x03(\x0b\x32\x18.mneme.recall.v1.Message\"o\n\x16SearchMessagesResponse\x12.\n\x07results\x18\x01 \x03(\x0b\x32\x1d.mneme.recall.v1.SearchResult\x12\x13\n\x0btotal_count\x18\x02 \x01(\x05\x12\x10\n\x08\x64\x65graded\x18\x03 \x01(\x08\"\x8a\x01\n\x10GetWindowRequest\x12\x1f\n\x08\x61gent_id\x18\x01 \x01(\tB\r\xca\xf0\x19\t\x08\x01\x42\x05\x61gent\x12-\n\x0f\x63onversation_id\x18\x02 \x01(\tB\x14\xca\xf0\x19\x10\x08\x01\x42\x0c\x63onversation\x12&\n\x0fsummary_version\x18\x03 \x01(\x03\x42\r\xca\xf0\x19\t1\x00\x00\x00\x00\x00\x00\x00\x00\"\x97\x01\n\x11GetWindowResponse\x12\x0f\n\x07summary\x18\x01 \x01(\t\x12\x17\n\x0fsummary_version\x18\x02 \x01(\x03\x12*\n\x08messages\x18\x03 \x03(\x0b\x32\x18.mneme.recall.v1.Message\x12\x15\n\rnext_sequence\x18\x04 \x01(\x03\x12\x15\n\revicted_count\x18\x05 \x01(\x03\"\xfe\x01\n\x14\x45victMessagesRequest\x12\x1c\n\nrequest_id\x18\x01 \x01(\tB\x08\xca\xf0\x19\x04\x08\x01P\x01\x12\x1f\n\x08\x61gent_id\x18\x02 \x01(\tB\r\xca\xf0\x19\t\x08\x01\x42\x05\x61gent\x12-\n\x0f\x63onversation_id\x18\x03 \x01(\tB\x14\xca\xf0\x19\x10\x08\x01\x42\x0c\x63onversation\x12*\n\x13\x66irst_kept_sequence\x18\x04 \x01(\x03\x42\r\xca\xf0\x19\t1\x00\x00\x00\x00\x00\x00\xf0?\x12\x1b\n\x07summary\x18\x05 \x01(\tB\n\xca\xf0\x19\x06\x18\xa0\x8d\x06X\x01\x12/\n\x18\x65xpected_summary_version\x18\x06 \x01(\x03\x42\r\xca\xf0\x19\t1\x00\x00\x00\x00\x00\x00\x00\x00\"G\n\x15\x45victMessagesResponse\x12\x17\n\x0fsummary_version\x18\x01 \x01(\x03\x12\x15\n\revicted_count\x18\x02 \x01(\x03\"\x7f\n\x15\x44\x65leteMessagesRequest\x12\x1c\n\nrequest_id\x18\x01 \x01(\tB\x08\xca\xf0\x19\x04\x08\x01P\x01\x12\x1f\n\x08\x61gent_id\x18\x02 \x01(\tB\r\xca\xf0\x19\t\x08\x01\x42\x05\x61gent\x12\'\n\x0bmessage_ids\x18\x03 \x03(\tB\x12\xca\xf0\x19\x0e\x08\x01(\xf4\x03\x42\x07message\"/\n\x16\x44\x65leteMessagesResponse\x12\x15\n\rdeleted_count\x18\x01 \x01(\x05\"\x8f\x01\n\x10PurgeDataRequest\x12\x1c\n\nrequest_id\x18\x01 \x01(\tB\x08\xca\xf0\x19\x04\x08\x01P\x01\x12\x36\n\x07subject\x18\x02 \x01(\x0b\x32\x1d.mneme.common.v1.PurgeSubjectB\x06\xca\xf0\x19\x02\x08\x01\x12%\n\x0coperation_id\x18\x03 \x01(\tB\x0f\xca\xf0\x19\x0b\x42\toperation\"@\n\x11PurgeDataResponse\x12+\n\x06\x63ounts\x18\x01 \x03(\x0b\x32\x1b.mneme.common.v1.PurgeCount*_\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\r\n\tROLE_USER\x10\x01\x12\x12\n\x0eROLE_ASSISTANT\x10\x02\x12\r\n\tROLE_TOOL\x10\x03\x12\x0f\n\x0bROLE_SYSTEM\x10\x04*t\n\nIndexState\x12\x1b\n\x17INDEX_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13INDEX_STATE_PENDING\x10\x01\x12\x17\n\x13INDEX_STATE_INDEXED\x10\x02\x12\x17\n\x13INDEX_STATE_SKIPPED\x10\x03*a\n\tListOrder\x12\x1a\n\x16LIST_ORDER_UNSPECIFIED\x10\x00\x12\x1b\n\x17LIST_ORDER_OLDEST_FIRST\x10\x01\x12\x1b\n\x17LIST_ORDER_NEWEST_FIRST\x10\x02\x32\xa3\x07\n\rRecallService\x12w\n\x0e\x41ppendMessages\x12&.mneme.recall.v1.AppendMessagesRequest\x1a\'.mneme.recall.v1.AppendMessagesResponse\"\x14\xd2\xf0\x19\x10\x08\x01\x12\x0corchestrator\x12q\n\x0cListMessages\x12$.mneme.recall.v1.ListMessagesRequest\x1a%.mneme.recall.v1.ListMessagesResponse\"\x14\xd2\xf0\x19\x10\x08\x01\x12\x0corchestrator\x12n\n\x0bGetMessages\x12#.mneme.recall.v1.GetMessagesRequest\x1a$.mneme.recall.v1.GetMessagesResponse\"\x14\xd2\xf0\x19\x10\x08\x01\x12\x0corchestrator\x12w\n\x0eSearchMessages\x12&.mneme.recall.v1.SearchMessagesRequest\x1a\'.mneme.recall.v1.SearchMessagesResponse\"\x14\xd2\xf0\x19\x10\x08\x01\x12\x0corchestrator\x12h\n\tGetWindow\x12!.mneme.recall.v1.GetWindowRequest\x1a\".mneme.recall.v1.GetWindowResponse\"\x14\xd2\xf0\x19\x10\x08\x01\x12\x0corchestrator\x12r\n\rEvictMessages\x12%.mneme.recall.v1.EvictMessagesRequest\x1a&.mneme.recall.v1.EvictMessagesResponse\"\x12\xd2\xf0\x19\x0e\x12\x0corchestrator\x12w\n\x0e\x44\x65leteMessages\x12&.mneme.recall.v1.DeleteMessagesRequest\x1a\'.mneme.recall.v1.DeleteMessagesResponse\"\x14\xd2\xf0\x19\x10\x08\x01\x12\x0corchestrator\x12\x66\n\tPurgeData\x12!.mneme.recall.v1.PurgeDataRequest\x1a\".mneme.recall.v1.PurgeDataResponse\"\x12\xd2\xf0\x19\x0e\x12\x0corchestratorb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,6 +40,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_MESSAGE'].fields_by_name['role']._serialized_options = b'\312\360\031\002\010\001'
   _globals['_MESSAGE'].fields_by_name['text']._loaded_options = None
   _globals['_MESSAGE'].fields_by_name['text']._serialized_options = b'\312\360\031\006 \200\200@X\001'
+  _globals['_MESSAGE'].fields_by_name['content_json']._loaded_options = None
+  _globals['_MESSAGE'].fields_by_name['content_json']._serialized_options = b'\312\360\031\006 \200\200@X\001'
   _globals['_MESSAGE'].fields_by_name['tool_calls']._loaded_options = None
   _globals['_MESSAGE'].fields_by_name['tool_calls']._serialized_options = b'\312\360\031\003(\200\001'
   _globals['_MESSAGE'].fields_by_name['tool_call_id']._loaded_options = None
@@ -147,58 +148,58 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RECALLSERVICE'].methods_by_name['DeleteMessages']._serialized_options = b'\322\360\031\020\010\001\022\014orchestrator'
   _globals['_RECALLSERVICE'].methods_by_name['PurgeData']._loaded_options = None
   _globals['_RECALLSERVICE'].methods_by_name['PurgeData']._serialized_options = b'\322\360\031\016\022\014orchestrator'
-  _globals['_ROLE']._serialized_start=3803
-  _globals['_ROLE']._serialized_end=3898
-  _globals['_INDEXSTATE']._serialized_start=3900
-  _globals['_INDEXSTATE']._serialized_end=4016
-  _globals['_LISTORDER']._serialized_start=4018
-  _globals['_LISTORDER']._serialized_end=4115
-  _globals['_MESSAGE']._serialized_start=174
-  _globals['_MESSAGE']._serialized_end=769
-  _globals['_APPENDMESSAGESREQUEST']._serialized_start=772
-  _globals['_APPENDMESSAGESREQUEST']._serialized_end=1033
-  _globals['_APPENDMESSAGESRESPONSE']._serialized_start=1035
-  _globals['_APPENDMESSAGESRESPONSE']._serialized_end=1126
-  _globals['_MESSAGEFILTER']._serialized_start=1129
-  _globals['_MESSAGEFILTER']._serialized_end=1373
-  _globals['_LISTMESSAGESREQUEST']._serialized_start=1376
-  _globals['_LISTMESSAGESREQUEST']._serialized_end=1584
-  _globals['_LISTMESSAGESRESPONSE']._serialized_start=1586
-  _globals['_LISTMESSAGESRESPONSE']._serialized_end=1677
-  _globals['_GETMESSAGESREQUEST']._serialized_start=1679
-  _globals['_GETMESSAGESREQUEST']._serialized_end=1773
-  _globals['_GETMESSAGESRESPONSE']._serialized_start=1775
-  _globals['_GETMESSAGESRESPONSE']._serialized_end=1840
-  _globals['_TEXTQUERY']._serialized_start=1842
-  _globals['_TEXTQUERY']._serialized_end=1880
-  _globals['_SEMANTICQUERY']._serialized_start=1882
-  _globals['_SEMANTICQUERY']._serialized_end=1990
-  _globals['_HYBRIDQUERY']._serialized_start=1992
-  _globals['_HYBRIDQUERY']._serialized_end=2100
-  _globals['_SEARCHMESSAGESREQUEST']._serialized_start=2103
-  _globals['_SEARCHMESSAGESREQUEST']._serialized_end=2434
-  _globals['_SCOREPARTS']._serialized_start=2436
-  _globals['_SCOREPARTS']._serialized_end=2508
-  _globals['_SEARCHRESULT']._serialized_start=2511
-  _globals['_SEARCHRESULT']._serialized_end=2673
-  _globals['_SEARCHMESSAGESRESPONSE']._serialized_start=2675
-  _globals['_SEARCHMESSAGESRESPONSE']._serialized_end=2786
-  _globals['_GETWINDOWREQUEST']._serialized_start=2789
-  _globals['_GETWINDOWREQUEST']._serialized_end=2927
-  _globals['_GETWINDOWRESPONSE']._serialized_start=2930
-  _globals['_GETWINDOWRESPONSE']._serialized_end=3081
-  _globals['_EVICTMESSAGESREQUEST']._serialized_start=3084
-  _globals['_EVICTMESSAGESREQUEST']._serialized_end=3338
-  _globals['_EVICTMESSAGESRESPONSE']._serialized_start=3340
-  _globals['_EVICTMESSAGESRESPONSE']._serialized_end=3411
-  _globals['_DELETEMESSAGESREQUEST']._serialized_start=3413
-  _globals['_DELETEMESSAGESREQUEST']._serialized_end=3540
-  _globals['_DELETEMESSAGESRESPONSE']._serialized_start=3542
-  _globals['_DELETEMESSAGESRESPONSE']._serialized_end=3589
-  _globals['_PURGEDATAREQUEST']._serialized_start=3592
-  _globals['_PURGEDATAREQUEST']._serialized_end=3735
-  _globals['_PURGEDATARESPONSE']._serialized_start=3737
-  _globals['_PURGEDATARESPONSE']._serialized_end=3801
-  _globals['_RECALLSERVICE']._serialized_start=4118
-  _globals['_RECALLSERVICE']._serialized_end=5049
+  _globals['_ROLE']._serialized_start=3765
+  _globals['_ROLE']._serialized_end=3860
+  _globals['_INDEXSTATE']._serialized_start=3862
+  _globals['_INDEXSTATE']._serialized_end=3978
+  _globals['_LISTORDER']._serialized_start=3980
+  _globals['_LISTORDER']._serialized_end=4077
+  _globals['_MESSAGE']._serialized_start=144
+  _globals['_MESSAGE']._serialized_end=731
+  _globals['_APPENDMESSAGESREQUEST']._serialized_start=734
+  _globals['_APPENDMESSAGESREQUEST']._serialized_end=995
+  _globals['_APPENDMESSAGESRESPONSE']._serialized_start=997
+  _globals['_APPENDMESSAGESRESPONSE']._serialized_end=1088
+  _globals['_MESSAGEFILTER']._serialized_start=1091
+  _globals['_MESSAGEFILTER']._serialized_end=1335
+  _globals['_LISTMESSAGESREQUEST']._serialized_start=1338
+  _globals['_LISTMESSAGESREQUEST']._serialized_end=1546
+  _globals['_LISTMESSAGESRESPONSE']._serialized_start=1548
+  _globals['_LISTMESSAGESRESPONSE']._serialized_end=1639
+  _globals['_GETMESSAGESREQUEST']._serialized_start=1641
+  _globals['_GETMESSAGESREQUEST']._serialized_end=1735
+  _globals['_GETMESSAGESRESPONSE']._serialized_start=1737
+  _globals['_GETMESSAGESRESPONSE']._serialized_end=1802
+  _globals['_TEXTQUERY']._serialized_start=1804
+  _globals['_TEXTQUERY']._serialized_end=1842
+  _globals['_SEMANTICQUERY']._serialized_start=1844
+  _globals['_SEMANTICQUERY']._serialized_end=1952
+  _globals['_HYBRIDQUERY']._serialized_start=1954
+  _globals['_HYBRIDQUERY']._serialized_end=2062
+  _globals['_SEARCHMESSAGESREQUEST']._serialized_start=2065
+  _globals['_SEARCHMESSAGESREQUEST']._serialized_end=2396
+  _globals['_SCOREPARTS']._serialized_start=2398
+  _globals['_SCOREPARTS']._serialized_end=2470
+  _globals['_SEARCHRESULT']._serialized_start=2473
+  _globals['_SEARCHRESULT']._serialized_end=2635
+  _globals['_SEARCHMESSAGESRESPONSE']._serialized_start=2637
+  _globals['_SEARCHMESSAGESRESPONSE']._serialized_end=2748
+  _globals['_GETWINDOWREQUEST']._serialized_start=2751
+  _globals['_GETWINDOWREQUEST']._serialized_end=2889
+  _globals['_GETWINDOWRESPONSE']._serialized_start=2892
+  _globals['_GETWINDOWRESPONSE']._serialized_end=3043
+  _globals['_EVICTMESSAGESREQUEST']._serialized_start=3046
+  _globals['_EVICTMESSAGESREQUEST']._serialized_end=3300
+  _globals['_EVICTMESSAGESRESPONSE']._serialized_start=3302
+  _globals['_EVICTMESSAGESRESPONSE']._serialized_end=3373
+  _globals['_DELETEMESSAGESREQUEST']._serialized_start=3375
+  _globals['_DELETEMESSAGESREQUEST']._serialized_end=3502
+  _globals['_DELETEMESSAGESRESPONSE']._serialized_start=3504
+  _globals['_DELETEMESSAGESRESPONSE']._serialized_end=3551
+  _globals['_PURGEDATAREQUEST']._serialized_start=3554
+  _globals['_PURGEDATAREQUEST']._serialized_end=3697
+  _globals['_PURGEDATARESPONSE']._serialized_start=3699
+  _globals['_PURGEDATARESPONSE']._serialized_end=3763
+  _globals['_RECALLSERVICE']._serialized_start=4080
+  _globals['_RECALLSERVICE']._serialized_end=5011
 # @@protoc_insertion_point(module_scope)

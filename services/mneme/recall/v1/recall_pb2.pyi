@@ -8,7 +8,6 @@ the agent's prompt holds; older ones are evicted from the window, summarised, an
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
-from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
@@ -125,7 +124,7 @@ class Message(_message.Message):
     SEQUENCE_FIELD_NUMBER: _builtins.int
     ROLE_FIELD_NUMBER: _builtins.int
     TEXT_FIELD_NUMBER: _builtins.int
-    CONTENT_FIELD_NUMBER: _builtins.int
+    CONTENT_JSON_FIELD_NUMBER: _builtins.int
     TOOL_CALLS_FIELD_NUMBER: _builtins.int
     TOOL_CALL_ID_FIELD_NUMBER: _builtins.int
     TOOL_OK_FIELD_NUMBER: _builtins.int
@@ -152,6 +151,10 @@ class Message(_message.Message):
     """Who speaks."""
     text: _builtins.str
     """Plain text: what is shown, searched and counted. At most 1 MiB."""
+    content_json: _builtins.str
+    """Structured content as the model needs it back (reasoning blocks with signatures), as a JSON object of at most
+    1 MiB. Opaque to recall, and given back byte for byte. Empty: none.
+    """
     tool_call_id: _builtins.str
     """For a TOOL message: the call it answers. Such a message must follow its call."""
     tool_ok: _builtins.bool
@@ -166,10 +169,6 @@ class Message(_message.Message):
     """Whether search by meaning finds it yet. Output only."""
     hidden: _builtins.bool
     """Keeps the message out of the user's view (warnings, inner events). Search leaves it out unless asked."""
-    @_builtins.property
-    def content(self) -> _struct_pb2.Struct:
-        """Structured content as the model needs it back (reasoning blocks with signatures); opaque to recall. 1 MiB."""
-
     @_builtins.property
     def tool_calls(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.ToolCall]:
         """Tools the agent asked for."""
@@ -192,7 +191,7 @@ class Message(_message.Message):
         sequence: _builtins.int = ...,
         role: Global___Role.ValueType = ...,
         text: _builtins.str = ...,
-        content: _struct_pb2.Struct | None = ...,
+        content_json: _builtins.str = ...,
         tool_calls: _abc.Iterable[_common_pb2.ToolCall] | None = ...,
         tool_call_id: _builtins.str = ...,
         tool_ok: _builtins.bool = ...,
@@ -204,9 +203,9 @@ class Message(_message.Message):
         index_state: Global___IndexState.ValueType = ...,
         hidden: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "create_time", b"create_time", "provenance", b"provenance"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "provenance", b"provenance"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "content", b"content", "conversation_id", b"conversation_id", "create_time", b"create_time", "hidden", b"hidden", "index_state", b"index_state", "message_id", b"message_id", "provenance", b"provenance", "role", b"role", "run_id", b"run_id", "sequence", b"sequence", "step_id", b"step_id", "text", b"text", "token_count", b"token_count", "tool_call_id", b"tool_call_id", "tool_calls", b"tool_calls", "tool_ok", b"tool_ok", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "content_json", b"content_json", "conversation_id", b"conversation_id", "create_time", b"create_time", "hidden", b"hidden", "index_state", b"index_state", "message_id", b"message_id", "provenance", b"provenance", "role", b"role", "run_id", b"run_id", "sequence", b"sequence", "step_id", b"step_id", "text", b"text", "token_count", b"token_count", "tool_call_id", b"tool_call_id", "tool_calls", b"tool_calls", "tool_ok", b"tool_ok", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

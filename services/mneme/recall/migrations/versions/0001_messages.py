@@ -21,7 +21,7 @@ _TABLES = (
         sequence_id bigint NOT NULL,
         role smallint NOT NULL,
         text text NOT NULL,
-        content bytea,
+        content text NOT NULL,
         tool_calls jsonb NOT NULL,
         tool_call_id text NOT NULL,
         tool_ok boolean NOT NULL,
