@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import enum
+import signal
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -39,10 +41,17 @@ def main(
     shown: list[Row] = []
     for name, part in PARTS.items():
         if only in (None, name):
-            rows = uvloop.run(part.measure())
+            rows = uvloop.run(_ended_by_sigterm(part.measure()))
             report.merge(rows, part.prefixes)
             shown += rows
     report.show(shown)
+
+
+async def _ended_by_sigterm(work: Coroutine[Any, Any, list[Row]]) -> list[Row]:
+    """The result of the work. SIGTERM cancels it, so that its processes are stopped as after Ctrl-C."""
+    task = asyncio.ensure_future(work)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    return await task
 
 
 if __name__ == "__main__":

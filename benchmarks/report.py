@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,9 +88,8 @@ def show(rows: Sequence[Row]) -> None:
             str(row.bar or ""),
             verdict,
         )
-    console = Console()
     # A pipe has no width to fit into.
-    console.print(table, width=None if console.is_terminal else _WIDTH, crop=False)
+    Console(width=None if sys.stdout.isatty() else _WIDTH).print(table)
 
 
 def merge(rows: Sequence[Row], prefixes: Sequence[str], file: Path = FILE) -> None:

@@ -31,7 +31,8 @@ HOPS_TO_TOKEN, COMMITS_TO_TOKEN = 2, 1
 
 _CONVERSATIONS, _WARM_UP, _TURNS = 4, 15, 40
 _LANES, _LANE_WARM_UP, _LANE_SECONDS = 12, 3, 6.0
-_BASELINE_SAMPLES = 200
+_BASELINE_SAMPLES = 100
+_TURN_SECONDS = 20.0
 _IDLE_SECONDS = 3.0
 _TEXT = "Please keep in mind that Maria likes the window seat, and that we meet at the station at a quarter past {}."
 
@@ -46,42 +47,57 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Alone:
-    """Turns one after another."""
+    """Turns one after another, and the baseline measured just before and after them."""
 
     turns: Sequence[Turn]
     spent: Reading
     """Of one turn."""
+    turns_by_hand: Sequence[float]
+    tokens_by_hand: Sequence[float]
 
-    def completed(self, percent: int = 50) -> float:
-        """A percentile of the whole turn."""
-        return percentile([turn.completed for turn in self.turns], percent)
+    def completed(self, name: str, percent: int, bar: Bar | None = None) -> Row:
+        """A percentile of the whole turn beside the same of the baseline."""
+        value = percentile([turn.completed for turn in self.turns], percent)
+        return Row(name, value, "ms", percentile(self.turns_by_hand, percent), bar)
 
-    def first_token(self) -> float:
+    def first_token(self, name: str, bar: Bar | None = None) -> Row:
         """Median time to the first token."""
-        return percentile([turn.first_token for turn in self.turns], 50)
+        value = percentile([turn.first_token for turn in self.turns], 50)
+        return Row(name, value, "ms", percentile(self.tokens_by_hand, 50), bar)
 
 
 @dataclass(frozen=True, slots=True)
-class ByHand:
-    """The baseline, in the units of the figures it stands beside."""
+class Busy:
+    """Turns of many conversations at once."""
 
-    turn: float
-    token: float
     rate: float
-    cpu: float
+    """Turns a second."""
+    spent: Reading
+    """Of one turn."""
+    rate_by_hand: float
 
 
 async def measure() -> list[Row]:
     """The rows of this part."""
     async with _stores() as stores, Baseline.open(stores) as baseline:
-        by_hand = await _by_hand(baseline, stores)
+        cpu_by_hand = await _cpu_by_hand(baseline, stores)
         async with deployed(stores, SIX_PROCESSES) as six:
-            apart = await _alone(six, stores, settle=True)
+            apart = await _alone(six, stores, baseline, settle=True)
         async with deployed(stores, ONE_PROCESS) as one:
-            together = await _alone(one, stores)
+            together = await _alone(one, stores, baseline)
         async with deployed(stores, (*SIX_PROCESSES, ("orchestrator",))) as two:
-            rate, busy = await _rate(two, stores)
-    return [*_headline(together, apart, rate, by_hand), *_details(apart, together, busy)]
+            busy = await _busy(two, stores, baseline)
+    return [
+        together.completed("turn_p50", 50, Bar(15)),
+        together.completed("turn_p95", 95),
+        apart.completed("turn_p50_six", 50),
+        apart.completed("turn_p95_six", 95),
+        Row("turn_rate", busy.rate, "turns/s", busy.rate_by_hand, Bar(60, at_least=True)),
+        Row("turn_cpu", sum(named(apart.spent, "cpu").values()), "ms/turn", cpu_by_hand),
+        together.first_token("first_token", Bar(5)),
+        apart.first_token("first_token_six"),
+        *_details(apart, together, busy),
+    ]
 
 
 def percentile(values: Sequence[float], percent: int) -> float:
@@ -89,21 +105,7 @@ def percentile(values: Sequence[float], percent: int) -> float:
     return statistics.quantiles(values, n=100, method="inclusive")[percent - 1]
 
 
-def _headline(together: Alone, apart: Alone, rate: float, by_hand: ByHand) -> list[Row]:
-    cpu = sum(named(apart.spent, "cpu").values())
-    return [
-        Row("turn_p50", together.completed(), "ms", by_hand.turn, Bar(15)),
-        Row("turn_p95", together.completed(95), "ms", by_hand.turn),
-        Row("turn_p50_six", apart.completed(), "ms", by_hand.turn),
-        Row("turn_p95_six", apart.completed(95), "ms", by_hand.turn),
-        Row("turn_rate", rate, "turns/s", by_hand.rate, Bar(60, at_least=True)),
-        Row("turn_cpu", cpu, "ms/turn", by_hand.cpu),
-        Row("first_token", together.first_token(), "ms", by_hand.token, Bar(5)),
-        Row("first_token_six", apart.first_token(), "ms", by_hand.token),
-    ]
-
-
-def _details(apart: Alone, together: Alone, busy: Reading) -> list[Row]:
+def _details(apart: Alone, together: Alone, busy: Busy) -> list[Row]:
     """What one turn takes, of whom.
 
     Hops are those on its path: the client's call and the orchestrator's. Commits and served calls are all there are,
@@ -118,7 +120,7 @@ def _details(apart: Alone, together: Alone, busy: Reading) -> list[Row]:
         Row("turn_commits", database["commits"], "writes/turn"),
         Row("turn_transactions", database["transactions"], "transactions/turn"),
     ]
-    for prefix, spent in (("turn_cpu", apart.spent), ("turn_cpu_one", together.spent), ("turn_cpu_busy", busy)):
+    for prefix, spent in (("turn_cpu", apart.spent), ("turn_cpu_one", together.spent), ("turn_cpu_busy", busy.spent)):
         rows += [Row(f"{prefix}_{name}", cpu, "ms/turn") for name, cpu in named(spent, "cpu").items()]
     return rows
 
@@ -133,34 +135,35 @@ async def _stores() -> AsyncIterator[Settings]:
             yield stores
 
 
-async def _by_hand(baseline: Baseline, stores: Settings) -> ByHand:
+async def _cpu_by_hand(baseline: Baseline, stores: Settings) -> float:
+    """Milliseconds of processor time that the baseline takes of everybody."""
     async with Probe.open(stores, baseline.processes) as probe:
-        await _samples(baseline, HOPS, COMMITS, 50)
+        await _samples(baseline, HOPS, COMMITS)
         before = await probe.read()
-        turns = await _samples(baseline, HOPS, COMMITS, _BASELINE_SAMPLES)
+        samples = await _samples(baseline, HOPS, COMMITS)
         spent = difference(before, await probe.read())
-        tokens = await _samples(baseline, HOPS_TO_TOKEN, COMMITS_TO_TOKEN, _BASELINE_SAMPLES)
-        rate = await _completed_per_second(lambda lane: baseline.do(HOPS, COMMITS, lane=lane), _LANE_SECONDS / 2)
-    cpu = sum(named(spent, "cpu").values()) / _BASELINE_SAMPLES
-    return ByHand(percentile(turns, 50), percentile(tokens, 50), rate, cpu)
+    return sum(named(spent, "cpu").values()) / len(samples)
 
 
-async def _samples(baseline: Baseline, hops: int, commits: int, number: int) -> list[float]:
-    return [await baseline.do(hops, commits) for _ in range(number)]
+async def _samples(baseline: Baseline, hops: int, commits: int) -> list[float]:
+    return [await baseline.do(hops, commits) for _ in range(_BASELINE_SAMPLES)]
 
 
-async def _alone(deployment: Deployment, stores: Settings, *, settle: bool = False) -> Alone:
+async def _alone(deployment: Deployment, stores: Settings, baseline: Baseline, *, settle: bool = False) -> Alone:
     """Turns of some conversations, one at a time.
 
     Args:
         deployment: Who works on them.
         stores: The stores they are worked on.
+        baseline: What they are compared with.
         settle: Waits until the database has counted all transactions, which takes a while.
     """
     async with deployment.client() as client, Probe.open(stores, deployment.processes) as probe:
         conversations = [await _conversation(client) for _ in range(_CONVERSATIONS)]
         for conversation in conversations:
             await _turns(client, conversation, _WARM_UP)
+        turns_by_hand = await _samples(baseline, HOPS, COMMITS)
+        tokens_by_hand = await _samples(baseline, HOPS_TO_TOKEN, COMMITS_TO_TOKEN)
         if settle:
             await asyncio.sleep(FLUSH_SECONDS)
         start = await probe.read()
@@ -174,19 +177,22 @@ async def _alone(deployment: Deployment, stores: Settings, *, settle: bool = Fal
             counted = per_turn(difference(before, await probe.read()), idle, len(turns))
             # What follows a turn in the background is done by now.
             spent |= {key: value for key, value in counted.items() if key[0] in ("database", "served", "asked")}
-    return Alone(turns, spent)
+        turns_by_hand += await _samples(baseline, HOPS, COMMITS)
+        tokens_by_hand += await _samples(baseline, HOPS_TO_TOKEN, COMMITS_TO_TOKEN)
+    return Alone(turns, spent, turns_by_hand, tokens_by_hand)
 
 
-async def _rate(deployment: Deployment, stores: Settings) -> tuple[float, Reading]:
-    """Turns a second of conversations that go on side by side, and what one of these turns takes."""
+async def _busy(deployment: Deployment, stores: Settings, baseline: Baseline) -> Busy:
+    """Conversations that go on side by side, and then the baseline in as many lanes."""
     async with deployment.client() as client, Probe.open(stores, deployment.processes) as probe:
         conversations = [await _conversation(client) for _ in range(_LANES)]
         await asyncio.gather(*(_turns(client, conversation, _LANE_WARM_UP) for conversation in conversations))
         before = await probe.read()
-        rate = await _completed_per_second(lambda lane: _turn(client, conversations[lane], "one"), _LANE_SECONDS)
+        rate = await _completed_per_second(lambda lane: _turn(client, conversations[lane], _TEXT), _LANE_SECONDS)
         spent = difference(before, await probe.read())
+        by_hand = await _completed_per_second(lambda lane: baseline.do(HOPS, COMMITS, lane=lane), _LANE_SECONDS / 2)
     turns = rate * spent["time", "seconds"]
-    return rate, {key: value / turns for key, value in spent.items()}
+    return Busy(rate, {key: value / turns for key, value in spent.items()}, by_hand)
 
 
 async def _completed_per_second(work: Callable[[int], Awaitable[object]], seconds: float) -> float:
@@ -215,18 +221,19 @@ async def _turns(client: Client, conversation_id: str, number: int) -> list[Turn
 
 
 async def _turn(client: Client, conversation_id: str, text: str) -> Turn:
-    """Raises RuntimeError for a turn that did not complete or showed no token."""
+    """Raises RuntimeError for a turn that did not complete or showed no token, TimeoutError for one that hangs."""
     began = time.perf_counter()
     first_token = completed = 0.0
-    async for event in client.ask(conversation_id, text):
-        kind = event.WhichOneof("event")
-        passed = 1000.0 * (time.perf_counter() - began)
-        if kind == "token_delta":
-            first_token = first_token or passed
-        elif kind == "completed":
-            completed = passed
-        elif kind == "failed":
-            raise RuntimeError(f"a turn failed: {event.failed.failure.message}")
+    async with asyncio.timeout(_TURN_SECONDS):
+        async for event in client.ask(conversation_id, text):
+            kind = event.WhichOneof("event")
+            passed = 1000.0 * (time.perf_counter() - began)
+            if kind == "token_delta":
+                first_token = first_token or passed
+            elif kind == "completed":
+                completed = passed
+            elif kind == "failed":
+                raise RuntimeError(f"a turn failed: {event.failed.failure.message}")
     if not first_token or not completed:
         raise RuntimeError("a turn ended without a token or without an end")
     return Turn(first_token, completed)
