@@ -94,7 +94,7 @@ def sha256(text: str) -> bytes:
     return hashlib.sha256(text.encode()).digest()
 
 
-def embedded(message: pb.Vector) -> Embedded:
+def embedded(message: common_pb2.Vector) -> Embedded:
     """Returns a vector that was handed in, not checked yet."""
     return Embedded(message.space_id, np.array(message.values, dtype=np.float32))
 
@@ -232,7 +232,7 @@ def passage_message(passage: Passage) -> pb.Passage:
         superseded_reason=passage.superseded_reason,
         quarantined=passage.quarantined,
         provenance=_provenance_message(passage),
-        index_state=pb.IndexState.ValueType(passage.index_state),
+        index_state=common_pb2.IndexState.ValueType(passage.index_state),
         index_error=passage.index_error,
         version=passage.version,
         create_time=_timestamp(passage.created_at),
@@ -253,10 +253,10 @@ def passage_message(passage: Passage) -> pb.Passage:
 
 def result_message(passage: Passage, ranked: Ranked, *, explain: bool) -> pb.PassageResult:
     """Returns one search result; its cosine and BM25 are always told, the factors on request."""
-    parts = pb.ScoreParts(cosine=ranked.cosine, bm25=ranked.bm25)
+    parts = common_pb2.ScoreParts(cosine=ranked.cosine, bm25=ranked.bm25)
     if explain:
         factors = {"recency": ranked.recency, "importance": ranked.importance, "validity": ranked.validity}
-        parts.MergeFrom(pb.ScoreParts(**factors))
+        parts.MergeFrom(common_pb2.ScoreParts(**factors))
     return pb.PassageResult(passage=passage_message(passage), score=ranked.score, parts=parts)
 
 

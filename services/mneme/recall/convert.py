@@ -49,7 +49,7 @@ def wire_message(message: Message, *, with_text: bool = True) -> pb.Message:
         step_id=message.step_id,
         run_id=message.run_id,
         token_count=message.token_count,
-        index_state=pb.IndexState.ValueType(message.index_state),
+        index_state=common_pb2.IndexState.ValueType(message.index_state),
         hidden=message.hidden,
     )
     if message.created_at is not None:
@@ -68,7 +68,7 @@ def wire_message(message: Message, *, with_text: bool = True) -> pb.Message:
 def wire_hit(hit: Hit) -> pb.SearchResult:
     """Returns a search result without neighbours."""
     candidate = hit.candidate
-    parts = pb.ScoreParts(cosine=candidate.cosine, bm25=candidate.bm25)
+    parts = common_pb2.ScoreParts(cosine=candidate.cosine, bm25=candidate.bm25)
     return pb.SearchResult(message=wire_message(candidate.message), score=hit.score, parts=parts)
 
 

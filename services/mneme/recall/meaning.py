@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 
 import grpc.aio
 import structlog
 
+from mneme.common.v1 import common_pb2
 from mneme.embedding.v1 import embedding_pb2
 from mneme.errors.v1 import errors_pb2
 from mneme.recall.indexer import is_direction
 from mneme.recall.store.search import Meaning
-from mneme.runtime.errors import invalid
+from mneme.runtime.errors import Error, invalid
 from mneme.runtime.peers import Peers
 
 _SPACE_SECONDS = 60.0
@@ -33,14 +33,14 @@ class Meanings:
         self._space = embedding_pb2.Space()
         self._space_until = 0.0
 
-    async def of(self, text: str, vector: Sequence[float], *, field: str) -> Meaning | None:
+    async def of(self, text: str, vector: common_pb2.Vector | None, *, field: str) -> Meaning | None:
         """Returns a query's own vector, else that of its text; None when embedding does not answer in time.
 
         Raises:
             Error: DIMENSION_MISMATCH or INVALID_FIELD, for a given vector that cannot be compared.
         """
         try:
-            return await self._given(vector, field) if vector else await self._embedded(text)
+            return await self._given(vector, field) if vector is not None else await self._embedded(text)
         except grpc.aio.AioRpcError as error:
             log.warning("search_without_meaning", code=error.code().name)
             return None
@@ -54,20 +54,17 @@ class Meanings:
         response = await self._peers.embedding.Embed(request, timeout=self._timeout)
         return Meaning(response.space_id, response.embeddings[0].values)
 
-    async def _given(self, vector: Sequence[float], field: str) -> Meaning:
-        if not is_direction(vector):
+    async def _given(self, vector: common_pb2.Vector, field: str) -> Meaning:
+        if not is_direction(vector.values):
             raise invalid(field, "points nowhere: a component is not a finite number, or all are 0")
         space = await self._active_space()
-        if len(vector) != space.dimensions:
-            raise invalid(
-                field,
-                f"{len(vector)} dimensions, the space '{space.space_id}' has {space.dimensions}",
-                errors_pb2.REASON_DIMENSION_MISMATCH,
-                dimensions=str(len(vector)),
-                expected=str(space.dimensions),
-                space=space.space_id,
-            )
-        return Meaning(space.space_id, vector)
+        if vector.space_id != space.space_id:
+            problem = f"belongs to the space '{vector.space_id}', the active space is '{space.space_id}'"
+            raise _mismatch(field, problem, vector, space)
+        if len(vector.values) != space.dimensions:
+            problem = f"{len(vector.values)} dimensions, the space '{space.space_id}' has {space.dimensions}"
+            raise _mismatch(field, problem, vector, space)
+        return Meaning(space.space_id, vector.values)
 
     async def _active_space(self) -> embedding_pb2.Space:
         now = asyncio.get_running_loop().time()
@@ -75,3 +72,15 @@ class Meanings:
             response = await self._peers.embedding.GetSpace(embedding_pb2.GetSpaceRequest(), timeout=self._timeout)
             self._space, self._space_until = response.space, now + _SPACE_SECONDS
         return self._space
+
+
+def _mismatch(field: str, problem: str, vector: common_pb2.Vector, space: embedding_pb2.Space) -> Error:
+    return invalid(
+        field,
+        problem,
+        errors_pb2.REASON_DIMENSION_MISMATCH,
+        dimensions=str(len(vector.values)),
+        expected=str(space.dimensions),
+        space=space.space_id,
+        vector_space=vector.space_id,
+    )

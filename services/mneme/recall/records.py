@@ -22,7 +22,7 @@ class IndexState(IntEnum):
 
     PENDING = 1
     INDEXED = 2
-    SKIPPED = 3
+    SKIPPED = 4
 
 
 @dataclass(frozen=True, slots=True)

@@ -253,9 +253,10 @@ class RecallServicer(recall_pb2_grpc.RecallServiceServicer):
                 found = await search.by_words(tx, wanted, request.text.text, limit)
             return found, ranking.by_words(found.candidates, limit), False
         query = request.semantic if kind == "semantic" else request.hybrid
-        if not query.text and not query.vector:
+        given = query.vector if query.HasField("vector") else None
+        if not query.text and given is None:
             raise invalid(f"{kind}.text", "must not be empty without a vector")
-        meaning = await self._meanings.of(query.text, query.vector, field=f"{kind}.vector")
+        meaning = await self._meanings.of(query.text, given, field=f"{kind}.vector")
         async with self._database.tenant(call.tenant()) as tx:
             if meaning is None:
                 found = await search.by_words(tx, wanted, query.text, limit)

@@ -115,7 +115,7 @@ async def test_only_writes_that_could_matter_change_an_answer(
     cache = await call(service="semantic_cache")
     base = (await archive.knowledge_base("handbook")).knowledge_base_id
     used = (await archive.insert("holidays are thirty days", owner=of_base(base))).passage
-    vector = pb.Vector(values=vector_of("how many holidays are there"), space_id=SPACE)
+    vector = common_pb2.Vector(values=vector_of("how many holidays are there"), space_id=SPACE)
 
     async def unchanged(since: int, **fields: object) -> tuple[bool, int]:
         request = pb.CheckUnchangedRequest(

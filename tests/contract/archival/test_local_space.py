@@ -6,6 +6,7 @@ import pytest
 
 from mneme.archival.v1 import archival_pb2 as pb
 from mneme.archival.v1.archival_pb2_grpc import ArchivalServiceStub
+from mneme.common.v1 import common_pb2
 from tests.contract.archival.conftest import AGENT, new_id, of_agent
 from tests.support.suite import Serve
 
@@ -40,4 +41,4 @@ async def test_a_question_finds_its_fact(serve: Serve, question: str, fact: str)
     response = await stub.SearchPassages(request)
     assert not response.degraded
     assert response.results[0].passage.text == fact
-    assert response.results[0].passage.index_state == pb.INDEX_STATE_INDEXED
+    assert response.results[0].passage.index_state == common_pb2.INDEX_STATE_INDEXED

@@ -33,7 +33,7 @@ async def test_a_passage_comes_back_as_it_was_stored(archive: Archive) -> None:
     assert not response.duplicate
     assert passage.passage_id.startswith("passage-")
     assert passage.owner.agent_id == AGENT
-    assert passage.index_state == pb.INDEX_STATE_INDEXED
+    assert passage.index_state == common_pb2.INDEX_STATE_INDEXED
     assert (passage.kind, passage.importance, list(passage.tags)) == (
         pb.PASSAGE_KIND_PREFERENCE,
         0.75,
@@ -99,7 +99,7 @@ async def test_update_changes_what_the_mask_names(archive: Archive) -> None:
     stored = (await archive.insert("she drinks tea", importance=0.9, tags=["drink"])).passage
     changed = await archive.update(stored.passage_id, text="she drinks coffee")
     assert (changed.text, changed.version, round(changed.importance, 3)) == ("she drinks coffee", 2, 0.9)
-    assert changed.index_state == pb.INDEX_STATE_INDEXED
+    assert changed.index_state == common_pb2.INDEX_STATE_INDEXED
     assert await archive.found("coffee", mode=pb.SEARCH_MODE_LEXICAL) == ["she drinks coffee"]
     assert await archive.found("tea", mode=pb.SEARCH_MODE_LEXICAL) == []
     top = (await archive.search("she drinks coffee", mode=pb.SEARCH_MODE_SEMANTIC)).results[0]
@@ -182,13 +182,13 @@ async def test_pages_follow_the_order_of_creation(archive: Archive) -> None:
             "INVALID_FIELD",
             "passage.document.end_char",
         ),
-        ({"text": "x", "vector": pb.Vector(values=[1.0, 0.0], space_id=SPACE)}, "DIMENSION_MISMATCH", "vector"),
+        ({"text": "x", "vector": common_pb2.Vector(values=[1.0, 0.0], space_id=SPACE)}, "DIMENSION_MISMATCH", "vector"),
         (
-            {"text": "x", "vector": pb.Vector(values=vector_of("x"), space_id="other@64")},
+            {"text": "x", "vector": common_pb2.Vector(values=vector_of("x"), space_id="other@64")},
             "DIMENSION_MISMATCH",
             "vector",
         ),
-        ({"text": "x", "vector": pb.Vector(values=[0.5] * 64, space_id=SPACE)}, "INVALID_FIELD", "vector"),
+        ({"text": "x", "vector": common_pb2.Vector(values=[0.5] * 64, space_id=SPACE)}, "INVALID_FIELD", "vector"),
         ({"text": "x", "supersedes_passage_id": "passage-none"}, "NOT_FOUND", ""),
         ({"text": "x", "request_id": "not a uuid"}, "INVALID_FIELD", "request_id"),
         ({"text": "x", "owner": pb.PassageOwner()}, "INVALID_FIELD", "owner"),
@@ -217,12 +217,12 @@ async def test_a_bad_item_spares_its_neighbours(archive: Archive) -> None:
         item("good one"),
         item(""),
         item("x" * 262145),
-        pb.PassageItem(passage=pb.Passage(text="y"), vector=pb.Vector(values=[1.0], space_id=SPACE)),
+        pb.PassageItem(passage=pb.Passage(text="y"), vector=common_pb2.Vector(values=[1.0], space_id=SPACE)),
         item("nul \0 here"),
         pb.PassageItem(),
         item("good one"),
         pb.PassageItem(
-            passage=pb.Passage(text="with a vector"), vector=pb.Vector(values=vector_of("z"), space_id=SPACE)
+            passage=pb.Passage(text="with a vector"), vector=common_pb2.Vector(values=vector_of("z"), space_id=SPACE)
         ),
     ]
     response = await archive.insert_many(items)

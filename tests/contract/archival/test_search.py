@@ -51,7 +51,7 @@ async def test_scores_are_cosines_and_are_explained(archive: Archive) -> None:
     assert exact[0].score == pytest.approx(1.0, abs=1e-2)
     assert exact[0].score == exact[0].parts.cosine
     assert all(result.score == max(0.0, result.parts.cosine) for result in exact)
-    by_vector = await archive.search(mode=SEMANTIC, vector=pb.Vector(values=vector_of("delta"), space_id=SPACE))
+    by_vector = await archive.search(mode=SEMANTIC, vector=common_pb2.Vector(values=vector_of("delta"), space_id=SPACE))
     assert by_vector.results[0].passage.text == "delta"
     hybrid = (await archive.search("alpha beta", explain=True)).results
     parts = hybrid[0].parts
@@ -167,7 +167,7 @@ async def test_a_search_needs_a_scope_and_a_query(archive: Archive) -> None:
     assert (await failure(archive.search("x", scope=pb.SearchScope()))).metadata["field"] == "scope"
     assert (await failure(archive.search("  "))).metadata["field"] == "query"
     assert (await failure(archive.search("x", limit=-1))).reason_name == "INVALID_FIELD"
-    wrong = pb.Vector(values=[1.0, 0.0], space_id=SPACE)
+    wrong = common_pb2.Vector(values=[1.0, 0.0], space_id=SPACE)
     assert (await failure(archive.search("x", vector=wrong))).reason_name == "DIMENSION_MISMATCH"
     assert await archive.found("anything", agent="agent-unknown") == []
     await archive.insert("word")
@@ -180,7 +180,7 @@ async def test_an_outage_of_embedding_costs_meaning_only_and_is_caught_up(
     """Complaints 16 to 20: accepted writes that are never indexed, without a word."""
     embedding.down = True
     stored = (await archive.insert("Ann is allergic to nuts")).passage
-    assert stored.index_state == pb.INDEX_STATE_PENDING
+    assert stored.index_state == common_pb2.INDEX_STATE_PENDING
     await archive.insert_many([f"filler {n}" for n in range(40)])
     found = await archive.search("allergic to what", limit=5)
     assert found.degraded
@@ -191,7 +191,7 @@ async def test_an_outage_of_embedding_costs_meaning_only_and_is_caught_up(
     embedding.down = False
 
     async def indexed() -> bool:
-        return all(p.index_state == pb.INDEX_STATE_INDEXED for p in await archive.list_all())
+        return all(p.index_state == common_pb2.INDEX_STATE_INDEXED for p in await archive.list_all())
 
     await until(indexed)
     assert (await archive.revisions())[f"{AGENT} passages"] > before
@@ -207,7 +207,7 @@ async def test_one_text_that_cannot_be_embedded_fails_alone(archive: Archive, em
     embedding.poison = "poison"
     response = await archive.insert_many(["healthy one", "poison two", "healthy three"])
     assert response.inserted_count == 3
-    wanted = {"healthy one": pb.INDEX_STATE_INDEXED, "poison two": pb.INDEX_STATE_FAILED}
+    wanted = {"healthy one": common_pb2.INDEX_STATE_INDEXED, "poison two": common_pb2.INDEX_STATE_FAILED}
 
     async def settled() -> bool:
         states = {p.text: p.index_state for p in await archive.list_all()}
@@ -218,7 +218,7 @@ async def test_one_text_that_cannot_be_embedded_fails_alone(archive: Archive, em
     assert failed.index_error
     assert await archive.found("poison", mode=LEXICAL) == ["poison two"]
     changed = await archive.update(failed.passage_id, text="healthy now")
-    assert (changed.index_state, changed.index_error) == (pb.INDEX_STATE_INDEXED, "")
+    assert (changed.index_state, changed.index_error) == (common_pb2.INDEX_STATE_INDEXED, "")
 
 
 async def test_what_is_stored_already_costs_no_embedding(archive: Archive, embedding: FakeEmbedding) -> None:
@@ -226,7 +226,7 @@ async def test_what_is_stored_already_costs_no_embedding(archive: Archive, embed
     made = len(embedding.texts)
     await archive.ingest([f"line {n}" for n in range(20)])
     handed_in = pb.PassageItem(
-        passage=pb.Passage(text="with a vector"), vector=pb.Vector(values=vector_of("v"), space_id=SPACE)
+        passage=pb.Passage(text="with a vector"), vector=common_pb2.Vector(values=vector_of("v"), space_id=SPACE)
     )
     await archive.insert_many([handed_in])
     assert len(embedding.texts) == made

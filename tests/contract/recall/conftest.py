@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["hosting"]
 
 DIMENSIONS = 64
+SPACE = f"fake@{DIMENSIONS}"
 AGENT = "agent-1"
 _TOPICS = {"food": 0, "eat": 0, "nut": 0, "坚果": 0, "car": 1, "drive": 1, "engin": 1, "music": 2, "guitar": 2}
 
@@ -54,7 +55,7 @@ class FakeEmbedder(embedding_pb2_grpc.EmbeddingServiceServicer):
         if request.input_type == embedding_pb2.INPUT_TYPE_DOCUMENT:
             self.texts.extend(request.texts)
         embeddings = [embedding_pb2.Embedding(values=vector_of(text)) for text in request.texts]
-        return embedding_pb2.EmbedResponse(embeddings=embeddings, space_id=f"fake@{DIMENSIONS}")
+        return embedding_pb2.EmbedResponse(embeddings=embeddings, space_id=SPACE)
 
     async def GetSpace(
         self, request: embedding_pb2.GetSpaceRequest, context: Context
@@ -62,7 +63,7 @@ class FakeEmbedder(embedding_pb2_grpc.EmbeddingServiceServicer):
         """Names the space."""
         if self.down:
             await context.abort(grpc.StatusCode.UNAVAILABLE, "down")
-        space = embedding_pb2.Space(space_id=f"fake@{DIMENSIONS}", dimensions=DIMENSIONS)
+        space = embedding_pb2.Space(space_id=SPACE, dimensions=DIMENSIONS)
         return embedding_pb2.GetSpaceResponse(space=space)
 
 
@@ -74,6 +75,11 @@ def vector_of(text: str) -> list[float]:
         vector[place] += 2.0 if term in _TOPICS else 0.5
     length = math.hypot(*vector) or 1.0
     return [value / length for value in vector]
+
+
+def given_vector(text: str) -> common_pb2.Vector:
+    """Returns the fake embedding of a text as a caller hands it in."""
+    return common_pb2.Vector(values=vector_of(text), space_id=SPACE)
 
 
 @dataclass
@@ -210,7 +216,7 @@ class Writer:
 
         async def done() -> bool:
             messages = await self.list(filter=pb.MessageFilter(include_hidden=True))
-            return all(message.index_state != pb.INDEX_STATE_PENDING for message in messages)
+            return all(message.index_state != common_pb2.INDEX_STATE_PENDING for message in messages)
 
         await eventually(done)
 

@@ -38,7 +38,7 @@ async def test_messages_come_back_as_they_were_given(writer: Writer) -> None:
     assert response.messages[0].sequence == 1
     assert response.messages[0].text == ""
     stored = (await writer.window()).messages[0]
-    assert stored.index_state == pb.INDEX_STATE_PENDING or stored.index_state == pb.INDEX_STATE_INDEXED
+    assert stored.index_state == common_pb2.INDEX_STATE_PENDING or stored.index_state == common_pb2.INDEX_STATE_INDEXED
     assert stored.agent_id == writer.agent_id
     assert stored.conversation_id == writer.conversation_id
     for name in ("agent_id", "conversation_id", "sequence", "index_state"):

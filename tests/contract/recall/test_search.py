@@ -12,11 +12,13 @@ from mneme.common.v1 import common_pb2
 from mneme.recall.v1 import recall_pb2 as pb
 from tests.contract.recall.conftest import (
     DIMENSIONS,
+    SPACE,
     Embedding,
     Writer,
     asks,
     assistant,
     eventually,
+    given_vector,
     result,
     texts,
     user,
@@ -79,11 +81,11 @@ async def test_meaning_is_found_without_a_common_word(writer: Writer, embedding:
     assert found.total_count == 3
     assert found.results[0].score == pytest.approx(found.results[0].parts.cosine)
     assert not found.results[0].parts.HasField("bm25")
-    assert texts(await writer.search(semantic=pb.SemanticQuery(vector=vector_of("music"), min_score=0.3))) == [
+    assert texts(await writer.search(semantic=pb.SemanticQuery(vector=given_vector("music"), min_score=0.3))) == [
         "she has a guitar"
     ]
     states = [message.index_state for message in (await writer.window()).messages]
-    assert states == [pb.INDEX_STATE_INDEXED] * 3 + [pb.INDEX_STATE_SKIPPED]
+    assert states == [common_pb2.INDEX_STATE_INDEXED] * 3 + [common_pb2.INDEX_STATE_SKIPPED]
 
 
 async def test_both_ways_complete_each_other(writer: Writer) -> None:
@@ -98,7 +100,7 @@ async def test_both_ways_complete_each_other(writer: Writer) -> None:
     assert by_text["a food without the code"].parts.HasField("bm25")
     assert by_text["a food without the code"].parts.HasField("cosine")
     assert not by_text["I love nuts"].parts.HasField("bm25")
-    given = await writer.search(hybrid=pb.HybridQuery(text="food", vector=vector_of("food")))
+    given = await writer.search(hybrid=pb.HybridQuery(text="food", vector=given_vector("food")))
     assert texts(given)[0] in {"a food without the code", "I love nuts"}
 
 
@@ -112,7 +114,7 @@ async def test_an_outage_of_embedding_degrades_and_heals(writer: Writer, embeddi
     for query in queries:
         found = await writer.search(**query)
         assert (texts(found), found.degraded) == (["I love nuts"], True)
-    assert (await writer.window()).messages[0].index_state == pb.INDEX_STATE_PENDING
+    assert (await writer.window()).messages[0].index_state == common_pb2.INDEX_STATE_PENDING
 
     embedding.fake.down = False
     await writer.indexed()
@@ -126,17 +128,25 @@ async def test_a_text_that_embedding_refuses_holds_up_no_other(writer: Writer, e
 
     async def others_indexed() -> bool:
         states = [message.index_state for message in (await writer.window()).messages]
-        return states == [pb.INDEX_STATE_PENDING] + [pb.INDEX_STATE_INDEXED] * 5
+        return states == [common_pb2.INDEX_STATE_PENDING] + [common_pb2.INDEX_STATE_INDEXED] * 5
 
     await eventually(others_indexed)
 
 
 async def test_a_vector_of_another_space_is_refused(writer: Writer) -> None:
-    error = await failure(writer.search(semantic=pb.SemanticQuery(vector=[1.0, 0.0])))
-    assert error.reason_name == "DIMENSION_MISMATCH"
-    assert error.metadata["expected"] == str(DIMENSIONS)
-    for nowhere in ([0.0] * DIMENSIONS, [float("nan")] * DIMENSIONS):
-        error = await failure(writer.search(semantic=pb.SemanticQuery(vector=nowhere)))
+    short = common_pb2.Vector(values=[1.0, 0.0], space_id=SPACE)
+    elsewhere = common_pb2.Vector(values=vector_of("food"), space_id=f"other@{DIMENSIONS}")
+    for vector in (short, elsewhere):
+        for query in (
+            {"semantic": pb.SemanticQuery(vector=vector)},
+            {"hybrid": pb.HybridQuery(text="x", vector=vector)},
+        ):
+            error = await failure(writer.search(**query))
+            assert error.reason_name == "DIMENSION_MISMATCH"
+            assert error.metadata["expected"] == str(DIMENSIONS)
+    for nowhere in ([0.0] * DIMENSIONS, [float("nan")] * DIMENSIONS, []):
+        vector = common_pb2.Vector(values=nowhere, space_id=SPACE)
+        error = await failure(writer.search(semantic=pb.SemanticQuery(vector=vector)))
         assert error.violations[0].field.startswith("semantic.vector")
 
 
@@ -194,7 +204,7 @@ async def test_text_out_of_a_search_is_not_found_again(writer: Writer, embedding
     await writer.append(user("I love nuts"), asks("call-1"), echo)
     await writer.indexed()
     assert (await writer.words("nuts")).total_count == 1
-    assert (await writer.window()).messages[2].index_state == pb.INDEX_STATE_SKIPPED
+    assert (await writer.window()).messages[2].index_state == common_pb2.INDEX_STATE_SKIPPED
     assert "tool: I love nuts" not in embedding.fake.texts
 
 

@@ -61,34 +61,6 @@ PASSAGE_KIND_SUMMARY: PassageKind.ValueType  # 5
 """A condensed account of other passages or messages."""
 Global___PassageKind: _TypeAlias = PassageKind  # noqa: Y015
 
-class _IndexState:
-    ValueType = _typing.NewType("ValueType", _builtins.int)
-    V: _TypeAlias = ValueType  # noqa: Y015
-
-class _IndexStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_IndexState.ValueType], _builtins.type):
-    DESCRIPTOR: _descriptor.EnumDescriptor
-    INDEX_STATE_UNSPECIFIED: _IndexState.ValueType  # 0
-    """Means nothing."""
-    INDEX_STATE_PENDING: _IndexState.ValueType  # 1
-    """Waits for its vector."""
-    INDEX_STATE_INDEXED: _IndexState.ValueType  # 2
-    """Found by meaning."""
-    INDEX_STATE_FAILED: _IndexState.ValueType  # 3
-    """Could not be embedded; `index_error` says why. Retried when its text changes."""
-
-class IndexState(_IndexState, metaclass=_IndexStateEnumTypeWrapper):
-    """How far a passage is indexed for search by meaning. Search by words finds it at once."""
-
-INDEX_STATE_UNSPECIFIED: IndexState.ValueType  # 0
-"""Means nothing."""
-INDEX_STATE_PENDING: IndexState.ValueType  # 1
-"""Waits for its vector."""
-INDEX_STATE_INDEXED: IndexState.ValueType  # 2
-"""Found by meaning."""
-INDEX_STATE_FAILED: IndexState.ValueType  # 3
-"""Could not be embedded; `index_error` says why. Retried when its text changes."""
-Global___IndexState: _TypeAlias = IndexState  # noqa: Y015
-
 class _SearchMode:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -144,34 +116,6 @@ class PassageOwner(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType_owner) -> _WhichOneofReturnType_owner | None: ...
 
 Global___PassageOwner: _TypeAlias = PassageOwner  # noqa: Y015
-
-@_typing.final
-class Vector(_message.Message):
-    """A vector that the caller made, of the deployment's active space."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    VALUES_FIELD_NUMBER: _builtins.int
-    SPACE_ID_FIELD_NUMBER: _builtins.int
-    space_id: _builtins.str
-    """Id of the space, `<model>@<dimensions>`."""
-    @_builtins.property
-    def values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
-        """Components. Their number must be the space's dimensions."""
-
-    def __init__(
-        self,
-        *,
-        values: _abc.Iterable[_builtins.float] | None = ...,
-        space_id: _builtins.str = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["space_id", b"space_id", "values", b"values"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___Vector: _TypeAlias = Vector  # noqa: Y015
 
 @_typing.final
 class DocumentSpan(_message.Message):
@@ -245,8 +189,8 @@ class Passage(_message.Message):
     """Why it was replaced. Output only."""
     quarantined: _builtins.bool
     """True when it is kept out of search until somebody reviews it."""
-    index_state: Global___IndexState.ValueType
-    """Whether search by meaning finds it yet. Output only."""
+    index_state: _common_pb2.IndexState.ValueType
+    """Whether search by meaning finds it yet; search by words finds it at once. Output only."""
     index_error: _builtins.str
     """Why indexing failed. Output only."""
     version: _builtins.int
@@ -307,7 +251,7 @@ class Passage(_message.Message):
         quarantined: _builtins.bool = ...,
         provenance: _common_pb2.Provenance | None = ...,
         document: Global___DocumentSpan | None = ...,
-        index_state: Global___IndexState.ValueType = ...,
+        index_state: _common_pb2.IndexState.ValueType = ...,
         index_error: _builtins.str = ...,
         version: _builtins.int = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
@@ -406,7 +350,7 @@ class InsertPassageRequest(_message.Message):
         """The passage; `text` must not be empty."""
 
     @_builtins.property
-    def vector(self) -> Global___Vector:
+    def vector(self) -> _common_pb2.Vector:
         """Its vector, when the caller has it already. Absent: embedded here, at once or soon after."""
 
     def __init__(
@@ -415,7 +359,7 @@ class InsertPassageRequest(_message.Message):
         request_id: _builtins.str = ...,
         owner: Global___PassageOwner | None = ...,
         passage: Global___Passage | None = ...,
-        vector: Global___Vector | None = ...,
+        vector: _common_pb2.Vector | None = ...,
         supersedes_passage_id: _builtins.str = ...,
         supersede_reason: _builtins.str = ...,
     ) -> None: ...
@@ -468,14 +412,14 @@ class PassageItem(_message.Message):
         """The passage; `text` must not be empty."""
 
     @_builtins.property
-    def vector(self) -> Global___Vector:
+    def vector(self) -> _common_pb2.Vector:
         """Its vector, when the caller has it already."""
 
     def __init__(
         self,
         *,
         passage: Global___Passage | None = ...,
-        vector: Global___Vector | None = ...,
+        vector: _common_pb2.Vector | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["passage", b"passage", "vector", b"vector"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -1065,7 +1009,7 @@ class SearchPassagesRequest(_message.Message):
         """Where to look. An agent or at least one knowledge base."""
 
     @_builtins.property
-    def vector(self) -> Global___Vector:
+    def vector(self) -> _common_pb2.Vector:
         """Vector of the query, when the caller has it already."""
 
     @_builtins.property
@@ -1077,7 +1021,7 @@ class SearchPassagesRequest(_message.Message):
         *,
         scope: Global___SearchScope | None = ...,
         query: _builtins.str = ...,
-        vector: Global___Vector | None = ...,
+        vector: _common_pb2.Vector | None = ...,
         mode: Global___SearchMode.ValueType = ...,
         filter: Global___PassageFilter | None = ...,
         limit: _builtins.int = ...,
@@ -1095,63 +1039,6 @@ class SearchPassagesRequest(_message.Message):
 Global___SearchPassagesRequest: _TypeAlias = SearchPassagesRequest  # noqa: Y015
 
 @_typing.final
-class ScoreParts(_message.Message):
-    """How a score came about."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    COSINE_FIELD_NUMBER: _builtins.int
-    BM25_FIELD_NUMBER: _builtins.int
-    RECENCY_FIELD_NUMBER: _builtins.int
-    IMPORTANCE_FIELD_NUMBER: _builtins.int
-    VALIDITY_FIELD_NUMBER: _builtins.int
-    cosine: _builtins.float
-    """Cosine of query and passage, if it was compared."""
-    bm25: _builtins.float
-    """BM25 of the query's words, if any matched."""
-    recency: _builtins.float
-    """Factor for age."""
-    importance: _builtins.float
-    """Factor for importance."""
-    validity: _builtins.float
-    """Factor for validity: below 1 for a superseded passage."""
-    def __init__(
-        self,
-        *,
-        cosine: _builtins.float | None = ...,
-        bm25: _builtins.float | None = ...,
-        recency: _builtins.float | None = ...,
-        importance: _builtins.float | None = ...,
-        validity: _builtins.float | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_bm25", b"_bm25", "_cosine", b"_cosine", "_importance", b"_importance", "_recency", b"_recency", "_validity", b"_validity", "bm25", b"bm25", "cosine", b"cosine", "importance", b"importance", "recency", b"recency", "validity", b"validity"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bm25", b"_bm25", "_cosine", b"_cosine", "_importance", b"_importance", "_recency", b"_recency", "_validity", b"_validity", "bm25", b"bm25", "cosine", b"cosine", "importance", b"importance", "recency", b"recency", "validity", b"validity"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType__bm25: _TypeAlias = _typing.Literal["bm25"]  # noqa: Y015
-    _WhichOneofArgType__bm25: _TypeAlias = _typing.Literal["_bm25", b"_bm25"]  # noqa: Y015
-    _WhichOneofReturnType__cosine: _TypeAlias = _typing.Literal["cosine"]  # noqa: Y015
-    _WhichOneofArgType__cosine: _TypeAlias = _typing.Literal["_cosine", b"_cosine"]  # noqa: Y015
-    _WhichOneofReturnType__importance: _TypeAlias = _typing.Literal["importance"]  # noqa: Y015
-    _WhichOneofArgType__importance: _TypeAlias = _typing.Literal["_importance", b"_importance"]  # noqa: Y015
-    _WhichOneofReturnType__recency: _TypeAlias = _typing.Literal["recency"]  # noqa: Y015
-    _WhichOneofArgType__recency: _TypeAlias = _typing.Literal["_recency", b"_recency"]  # noqa: Y015
-    _WhichOneofReturnType__validity: _TypeAlias = _typing.Literal["validity"]  # noqa: Y015
-    _WhichOneofArgType__validity: _TypeAlias = _typing.Literal["_validity", b"_validity"]  # noqa: Y015
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__bm25) -> _WhichOneofReturnType__bm25 | None: ...
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__cosine) -> _WhichOneofReturnType__cosine | None: ...
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__importance) -> _WhichOneofReturnType__importance | None: ...
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__recency) -> _WhichOneofReturnType__recency | None: ...
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__validity) -> _WhichOneofReturnType__validity | None: ...
-
-Global___ScoreParts: _TypeAlias = ScoreParts  # noqa: Y015
-
-@_typing.final
 class PassageResult(_message.Message):
     """One passage found."""
 
@@ -1167,7 +1054,7 @@ class PassageResult(_message.Message):
         """The passage."""
 
     @_builtins.property
-    def parts(self) -> Global___ScoreParts:
+    def parts(self) -> _common_pb2.ScoreParts:
         """Its parts."""
 
     def __init__(
@@ -1175,7 +1062,7 @@ class PassageResult(_message.Message):
         *,
         passage: Global___Passage | None = ...,
         score: _builtins.float = ...,
-        parts: Global___ScoreParts | None = ...,
+        parts: _common_pb2.ScoreParts | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["parts", b"parts", "passage", b"passage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -1646,7 +1533,7 @@ class CheckUnchangedRequest(_message.Message):
         """Passages the answer was made from."""
 
     @_builtins.property
-    def vector(self) -> Global___Vector:
+    def vector(self) -> _common_pb2.Vector:
         """Vector of the question."""
 
     def __init__(
@@ -1655,7 +1542,7 @@ class CheckUnchangedRequest(_message.Message):
         knowledge_base_id: _builtins.str = ...,
         since_revision: _builtins.int = ...,
         passage_ids: _abc.Iterable[_builtins.str] | None = ...,
-        vector: Global___Vector | None = ...,
+        vector: _common_pb2.Vector | None = ...,
         kth_score: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["vector", b"vector"]  # noqa: Y015

@@ -101,6 +101,38 @@ MEMORY_CHANGE_KIND_QUARANTINED: MemoryChangeKind.ValueType  # 8
 """Put aside because its source is not trusted."""
 Global___MemoryChangeKind: _TypeAlias = MemoryChangeKind  # noqa: Y015
 
+class _IndexState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _IndexStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_IndexState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    INDEX_STATE_UNSPECIFIED: _IndexState.ValueType  # 0
+    """Means nothing."""
+    INDEX_STATE_PENDING: _IndexState.ValueType  # 1
+    """Waits for its vector."""
+    INDEX_STATE_INDEXED: _IndexState.ValueType  # 2
+    """Found by meaning."""
+    INDEX_STATE_FAILED: _IndexState.ValueType  # 3
+    """Could not be embedded. Tried again when its text changes."""
+    INDEX_STATE_SKIPPED: _IndexState.ValueType  # 4
+    """Gets no vector."""
+
+class IndexState(_IndexState, metaclass=_IndexStateEnumTypeWrapper):
+    """How far a text is indexed for search by meaning."""
+
+INDEX_STATE_UNSPECIFIED: IndexState.ValueType  # 0
+"""Means nothing."""
+INDEX_STATE_PENDING: IndexState.ValueType  # 1
+"""Waits for its vector."""
+INDEX_STATE_INDEXED: IndexState.ValueType  # 2
+"""Found by meaning."""
+INDEX_STATE_FAILED: IndexState.ValueType  # 3
+"""Could not be embedded. Tried again when its text changes."""
+INDEX_STATE_SKIPPED: IndexState.ValueType  # 4
+"""Gets no vector."""
+Global___IndexState: _TypeAlias = IndexState  # noqa: Y015
+
 @_typing.final
 class TimeRange(_message.Message):
     """A half-open span of time: start <= t < end. An absent bound is open."""
@@ -428,3 +460,90 @@ class Failure(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Failure: _TypeAlias = Failure  # noqa: Y015
+
+@_typing.final
+class Vector(_message.Message):
+    """A vector that the caller made. It must belong to the deployment's active space: vectors of different spaces are never
+    compared, also where they have the same number of components.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VALUES_FIELD_NUMBER: _builtins.int
+    SPACE_ID_FIELD_NUMBER: _builtins.int
+    space_id: _builtins.str
+    """Id of the space, `<model>@<dimensions>`."""
+    @_builtins.property
+    def values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Components. Their number must be the space's dimensions."""
+
+    def __init__(
+        self,
+        *,
+        values: _abc.Iterable[_builtins.float] | None = ...,
+        space_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["space_id", b"space_id", "values", b"values"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Vector: _TypeAlias = Vector  # noqa: Y015
+
+@_typing.final
+class ScoreParts(_message.Message):
+    """How a result's score came about. Absent parts did not count."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COSINE_FIELD_NUMBER: _builtins.int
+    BM25_FIELD_NUMBER: _builtins.int
+    RECENCY_FIELD_NUMBER: _builtins.int
+    IMPORTANCE_FIELD_NUMBER: _builtins.int
+    VALIDITY_FIELD_NUMBER: _builtins.int
+    cosine: _builtins.float
+    """Cosine of query and text."""
+    bm25: _builtins.float
+    """BM25 of the query's words."""
+    recency: _builtins.float
+    """Factor for age."""
+    importance: _builtins.float
+    """Factor for importance."""
+    validity: _builtins.float
+    """Factor for validity: below 1 for what was superseded."""
+    def __init__(
+        self,
+        *,
+        cosine: _builtins.float | None = ...,
+        bm25: _builtins.float | None = ...,
+        recency: _builtins.float | None = ...,
+        importance: _builtins.float | None = ...,
+        validity: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_bm25", b"_bm25", "_cosine", b"_cosine", "_importance", b"_importance", "_recency", b"_recency", "_validity", b"_validity", "bm25", b"bm25", "cosine", b"cosine", "importance", b"importance", "recency", b"recency", "validity", b"validity"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bm25", b"_bm25", "_cosine", b"_cosine", "_importance", b"_importance", "_recency", b"_recency", "_validity", b"_validity", "bm25", b"bm25", "cosine", b"cosine", "importance", b"importance", "recency", b"recency", "validity", b"validity"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__bm25: _TypeAlias = _typing.Literal["bm25"]  # noqa: Y015
+    _WhichOneofArgType__bm25: _TypeAlias = _typing.Literal["_bm25", b"_bm25"]  # noqa: Y015
+    _WhichOneofReturnType__cosine: _TypeAlias = _typing.Literal["cosine"]  # noqa: Y015
+    _WhichOneofArgType__cosine: _TypeAlias = _typing.Literal["_cosine", b"_cosine"]  # noqa: Y015
+    _WhichOneofReturnType__importance: _TypeAlias = _typing.Literal["importance"]  # noqa: Y015
+    _WhichOneofArgType__importance: _TypeAlias = _typing.Literal["_importance", b"_importance"]  # noqa: Y015
+    _WhichOneofReturnType__recency: _TypeAlias = _typing.Literal["recency"]  # noqa: Y015
+    _WhichOneofArgType__recency: _TypeAlias = _typing.Literal["_recency", b"_recency"]  # noqa: Y015
+    _WhichOneofReturnType__validity: _TypeAlias = _typing.Literal["validity"]  # noqa: Y015
+    _WhichOneofArgType__validity: _TypeAlias = _typing.Literal["_validity", b"_validity"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__bm25) -> _WhichOneofReturnType__bm25 | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__cosine) -> _WhichOneofReturnType__cosine | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__importance) -> _WhichOneofReturnType__importance | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__recency) -> _WhichOneofReturnType__recency | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__validity) -> _WhichOneofReturnType__validity | None: ...
+
+Global___ScoreParts: _TypeAlias = ScoreParts  # noqa: Y015

@@ -55,38 +55,6 @@ ROLE_SYSTEM: Role.ValueType  # 4
 """The system: events, warnings, timers."""
 Global___Role: _TypeAlias = Role  # noqa: Y015
 
-class _IndexState:
-    ValueType = _typing.NewType("ValueType", _builtins.int)
-    V: _TypeAlias = ValueType  # noqa: Y015
-
-class _IndexStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_IndexState.ValueType], _builtins.type):
-    DESCRIPTOR: _descriptor.EnumDescriptor
-    INDEX_STATE_UNSPECIFIED: _IndexState.ValueType  # 0
-    """Means nothing."""
-    INDEX_STATE_PENDING: _IndexState.ValueType  # 1
-    """Waits for its vector."""
-    INDEX_STATE_INDEXED: _IndexState.ValueType  # 2
-    """Found by meaning."""
-    INDEX_STATE_SKIPPED: _IndexState.ValueType  # 3
-    """Has nothing to search by (no words), or came out of a search itself and is found at its source. It never gets a
-    vector, and search by words leaves it out too.
-    """
-
-class IndexState(_IndexState, metaclass=_IndexStateEnumTypeWrapper):
-    """How far a message is indexed for search by meaning. Search by words finds it at once."""
-
-INDEX_STATE_UNSPECIFIED: IndexState.ValueType  # 0
-"""Means nothing."""
-INDEX_STATE_PENDING: IndexState.ValueType  # 1
-"""Waits for its vector."""
-INDEX_STATE_INDEXED: IndexState.ValueType  # 2
-"""Found by meaning."""
-INDEX_STATE_SKIPPED: IndexState.ValueType  # 3
-"""Has nothing to search by (no words), or came out of a search itself and is found at its source. It never gets a
-vector, and search by words leaves it out too.
-"""
-Global___IndexState: _TypeAlias = IndexState  # noqa: Y015
-
 class _ListOrder:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -165,8 +133,10 @@ class Message(_message.Message):
     """Run it belongs to."""
     token_count: _builtins.int
     """Number of tokens, as estimated when it was written."""
-    index_state: Global___IndexState.ValueType
-    """Whether search by meaning finds it yet. Output only."""
+    index_state: _common_pb2.IndexState.ValueType
+    """Whether search by meaning finds it yet; search by words finds it at once. SKIPPED where there are no words, or where
+    the text came out of a search itself and is found at its source: search by words leaves that out too. Output only.
+    """
     hidden: _builtins.bool
     """Keeps the message out of the user's view (warnings, inner events). Search leaves it out unless asked."""
     @_builtins.property
@@ -200,7 +170,7 @@ class Message(_message.Message):
         run_id: _builtins.str = ...,
         token_count: _builtins.int = ...,
         provenance: _common_pb2.Provenance | None = ...,
-        index_state: Global___IndexState.ValueType = ...,
+        index_state: _common_pb2.IndexState.ValueType = ...,
         hidden: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "provenance", b"provenance"]  # noqa: Y015
@@ -485,17 +455,17 @@ class SemanticQuery(_message.Message):
     min_score: _builtins.float
     """Least score, max(0, cosine), of a result."""
     @_builtins.property
-    def vector(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
-        """Vector of the text in the deployment's space, when the caller has it already."""
+    def vector(self) -> _common_pb2.Vector:
+        """Vector of the text, when the caller has it already."""
 
     def __init__(
         self,
         *,
         text: _builtins.str = ...,
-        vector: _abc.Iterable[_builtins.float] | None = ...,
+        vector: _common_pb2.Vector | None = ...,
         min_score: _builtins.float = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["vector", b"vector"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = _typing.Literal["min_score", b"min_score", "text", b"text", "vector", b"vector"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
@@ -517,17 +487,17 @@ class HybridQuery(_message.Message):
     min_score: _builtins.float
     """Least cosine of a result that words did not find."""
     @_builtins.property
-    def vector(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
-        """Vector of the text in the deployment's space, when the caller has it already."""
+    def vector(self) -> _common_pb2.Vector:
+        """Vector of the text, when the caller has it already."""
 
     def __init__(
         self,
         *,
         text: _builtins.str = ...,
-        vector: _abc.Iterable[_builtins.float] | None = ...,
+        vector: _common_pb2.Vector | None = ...,
         min_score: _builtins.float = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["vector", b"vector"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = _typing.Literal["min_score", b"min_score", "text", b"text", "vector", b"vector"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
@@ -592,39 +562,6 @@ class SearchMessagesRequest(_message.Message):
 Global___SearchMessagesRequest: _TypeAlias = SearchMessagesRequest  # noqa: Y015
 
 @_typing.final
-class ScoreParts(_message.Message):
-    """Scores of a result by part; absent parts did not find it."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    COSINE_FIELD_NUMBER: _builtins.int
-    BM25_FIELD_NUMBER: _builtins.int
-    cosine: _builtins.float
-    """Cosine of query and message."""
-    bm25: _builtins.float
-    """BM25 of the query's words."""
-    def __init__(
-        self,
-        *,
-        cosine: _builtins.float | None = ...,
-        bm25: _builtins.float | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_bm25", b"_bm25", "_cosine", b"_cosine", "bm25", b"bm25", "cosine", b"cosine"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bm25", b"_bm25", "_cosine", b"_cosine", "bm25", b"bm25", "cosine", b"cosine"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType__bm25: _TypeAlias = _typing.Literal["bm25"]  # noqa: Y015
-    _WhichOneofArgType__bm25: _TypeAlias = _typing.Literal["_bm25", b"_bm25"]  # noqa: Y015
-    _WhichOneofReturnType__cosine: _TypeAlias = _typing.Literal["cosine"]  # noqa: Y015
-    _WhichOneofArgType__cosine: _TypeAlias = _typing.Literal["_cosine", b"_cosine"]  # noqa: Y015
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__bm25) -> _WhichOneofReturnType__bm25 | None: ...
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__cosine) -> _WhichOneofReturnType__cosine | None: ...
-
-Global___ScoreParts: _TypeAlias = ScoreParts  # noqa: Y015
-
-@_typing.final
 class SearchResult(_message.Message):
     """One message found."""
 
@@ -641,7 +578,7 @@ class SearchResult(_message.Message):
         """The message."""
 
     @_builtins.property
-    def parts(self) -> Global___ScoreParts:
+    def parts(self) -> _common_pb2.ScoreParts:
         """Its parts."""
 
     @_builtins.property
@@ -653,7 +590,7 @@ class SearchResult(_message.Message):
         *,
         message: Global___Message | None = ...,
         score: _builtins.float = ...,
-        parts: Global___ScoreParts | None = ...,
+        parts: _common_pb2.ScoreParts | None = ...,
         neighbours: _abc.Iterable[Global___Message] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "parts", b"parts"]  # noqa: Y015

@@ -199,8 +199,8 @@ class CacheKey(_message.Message):
         """State of memory that the answer must rest on."""
 
     @_builtins.property
-    def vector(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
-        """Vector of the question in the deployment's space, when the caller has it already."""
+    def vector(self) -> _common_pb2.Vector:
+        """Vector of the question, when the caller has it already."""
 
     def __init__(
         self,
@@ -209,9 +209,9 @@ class CacheKey(_message.Message):
         question: _builtins.str = ...,
         fingerprint: _builtins.str = ...,
         basis: Global___Basis | None = ...,
-        vector: _abc.Iterable[_builtins.float] | None = ...,
+        vector: _common_pb2.Vector | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["basis", b"basis", "scope", b"scope"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["basis", b"basis", "scope", b"scope", "vector", b"vector"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = _typing.Literal["basis", b"basis", "fingerprint", b"fingerprint", "question", b"question", "scope", b"scope", "vector", b"vector"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
