@@ -4,6 +4,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from mneme.orchestrator.models.offline.facts import fact, updates
+from mneme.orchestrator.models.offline.grammar import spoken
 from mneme.orchestrator.models.offline.ranking import Scored, rank
 from mneme.orchestrator.models.offline.relations import attribute
 from mneme.orchestrator.models.offline.replies import Quote
@@ -31,10 +33,10 @@ _ADVICE = pattern(
     r"\b(?:should|recommend|suggest|suitable|careful|watch out|consider)\b",
     "应该|该|需要|要|注意|留意|当心|小心|适合|推荐|选|可以|给",
 )
-"""Questions for advice concern the user, also where they do not say so."""
+"""Questions for advice concern the user, also where they do not say so; so does how the model should behave."""
 _TO_MODEL = pattern(r"\b(?:you|your)\b", "[你您]")
 _PAST = pattern(
-    r"\b(?:before|previous(?:ly)?|used to|former(?:ly)?|old|earlier|originally|last time|first|history)\b",
+    r"\b(?:before|previous(?:ly)?|used to|former(?:ly)?|earlier|originally|last time|first|history)\b",
     r"\bdid (?:i|we|you) (?:say|tell|talk|discuss)\b",
     "以前|之前|过去|原来|曾经|上次|最初|先前|说过|聊过",
 )
@@ -67,7 +69,7 @@ def answer(question: str, view: View, vectors: WordVectors) -> Answer:
     """
     candidates = _candidates(question, view)
     ranked = rank(question, [quote.text for quote in candidates], vectors)
-    personal = bool(_PERSONAL.search(question) or _ADVICE.search(question))
+    personal = any(about.search(question) for about in (_PERSONAL, _ADVICE, _TO_MODEL))
     if ranked and _stands_out(ranked[0], personal):
         sure = ranked[0].score >= _STRONG
         near = ranked[0].score * _NEAR if sure else _WEAK / 2
@@ -119,11 +121,13 @@ def _current(memory: Sequence[Quote], other: Sequence[Quote], question: str) -> 
     """The lines from elsewhere that core memory does not hold already, in these words or in a newer
     version.
     """
+    past = bool(_PAST.search(question))
     known = {attribute(quote.text) for quote in memory} - {""}
+    news = [fact(spoken(quote.text)) for quote in memory]
     kept: list[Quote] = []
     for quote in sorted(other, key=lambda one: one.detail, reverse=True):
         about = attribute(quote.text)
-        if about in known and not _PAST.search(question):
+        if not past and (about in known or any(updates(new, quote.text) for new in news)):
             continue
         if any(_repeats(quote, one) for one in (*memory, *kept)):
             continue

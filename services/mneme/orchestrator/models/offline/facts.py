@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 
 from mneme.orchestrator.models.offline.grammar import chinese_line, english_line, spoken
-from mneme.orchestrator.models.offline.relations import attribute
+from mneme.orchestrator.models.offline.relations import attribute, relative, thing
 from mneme.orchestrator.models.offline.words import any_of, is_chinese, pattern, terms
 
 MAX_LINE_CHARS = 400
@@ -22,36 +22,53 @@ class Fact:
     changes: bool
     """True where the user says that something changed."""
     ends: bool
-    """True where the user says that something is over."""
+    """True where the user says that something is over or otherwise than before."""
+    adds: bool
+    """True where the user says that something comes on top."""
 
 
 def fact(statement: str) -> Fact:
     """The line of memory for a statement."""
     statement = " ".join(statement.split())
     if len(statement) > MAX_LINE_CHARS:
-        return Fact(statement, "", changes=False, ends=False)
+        return Fact(statement, "", changes=False, ends=False, adds=False)
     text = _LEAD.sub("", statement).strip(" ,，")
     text = _TAIL.sub("", text).strip(" ,，.。!！;；")
     line = chinese_line(text) if is_chinese(text) else english_line(text)
-    return Fact(line, attribute(text), bool(_CHANGE.search(statement)), bool(_END.search(statement)))
+    return Fact(
+        line,
+        attribute(text),
+        changes=bool(_CHANGE.search(statement)),
+        ends=bool(_END.search(statement)),
+        adds=bool(_ADDITION.search(statement)),
+    )
 
 
 def updates(new: Fact, line: str) -> bool:
     """True where a stored line is an older value of what the new fact says."""
     if new.attribute and new.attribute == attribute(line):
         return True
-    if not (new.changes or new.ends):
+    if new.adds or not (new.changes or new.ends):
+        return False
+    about = thing(new.line)
+    if about and about == thing(line):
+        return True
+    if relative(new.line) != relative(line):
         return False
     old_terms, new_terms = terms(spoken(line)), terms(spoken(new.line))
     shared = {term for term in old_terms & new_terms if not term.isdigit()}
-    return len(shared) >= (1 if new.ends else 2) and len(shared) * 2 >= min(len(old_terms), len(new_terms))
+    enough = 1 if new.ends else 2
+    return len(shared) >= enough and len(shared) * _PART >= min(len(old_terms), len(new_terms))
 
 
+_PART = 4
+"""One term of so many must be shared. Chinese terms overlap, so a new word changes two of them."""
 _LEAD = re.compile(
     "^"
     + any_of(
         any_of(
-            r"actually|please|can you|could you|also|well|so|and|but|oh|ok(?:ay)?|hey|fyi|btw|by the way",
+            r"(?:can|could|would|will) you(?: please)?",
+            r"actually|please|also|well|so|and|but|oh|ok(?:ay)?|hey|fyi|btw|by the way",
             r"just so you know|for the record|for your information|you should know(?: that)?",
             r"(?:i want|i'd like|i would like) you to (?:know|remember)(?: that)?",
             r"(?:remember|note|keep in mind|bear in mind|don'?t forget|be aware|save|write down)(?: that| this)?",
@@ -79,10 +96,16 @@ _TAIL = re.compile(
     re.IGNORECASE,
 )
 _CHANGE = pattern(
-    r"\b(?:correction|not .{1,30} but|renamed|rescheduled|postponed|moved|changed|from now on|updated?|actually)\b",
-    r"改成|改为|改到|改叫|更正|纠正|其实|不是.{1,12}(?:而)?是|推迟|提前到|变成|变了|更新",
+    r"\b(?:renamed|updated?|actually|from now on)\b",
+    r"\b(?:rescheduled|postponed|moved|changed|slipped|pushed|delayed|extended|brought forward|cancel(?:l)?ed)\b",
+    r"改成|改为|改到|改叫|改在|更正|纠正|其实|不是.{1,12}(?:而)?是|推迟|延期|提前|变成|变了|更新|说错了|取消",
 )
 _END = pattern(
-    r"\b(?:no longer|any ?more|instead of|switched|gave up|given up|quit|stopped|used to|rather than|replaced?)\b",
-    r"不再|换成|换了|戒了|戒掉",
+    r"\b(?:correction|i was wrong|i meant|by mistake|not .{1,30} but)\b",
+    r"\b(?:no longer|any ?more|instead of|instead|rather than|used to|turns out|after all|these days|now|lately)\b",
+    r"\b(?:switched|gave up|given up|quit|stopped|replaced?|swapped|traded|upgraded|downgraded|became|turned)\b",
+    r"不再|换成|换了|换到|戒了|戒掉|已经不|原来不|升级|改[喝吃用坐学开穿看去走骑做当]|不能再",
+)
+_ADDITION = pattern(
+    r"\b(?:also|too|as well|another|second|third|additionally|besides|both)\b", "也|还|又|另外|另一|第二|再养|再买"
 )

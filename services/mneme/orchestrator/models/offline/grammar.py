@@ -54,7 +54,8 @@ def spoken(line: str) -> str:
     quoted = _QUOTATION.match(line.strip())
     if quoted:
         return (quoted["en"] or quoted["zh"] or "").strip(" .。")
-    text = re.sub(r"\bthe user's\b", "my", line, flags=re.IGNORECASE)
+    owner = r"\b(?:the user's|their)\b" if line.startswith("The user ") else r"\bthe user's\b"
+    text = re.sub(owner, "my", line, flags=re.IGNORECASE)
     text = re.sub(r"\bthe user\b", "I", text, flags=re.IGNORECASE)
     return re.sub(r"用户(?!名)", "我", text).strip(" .。")
 

@@ -63,7 +63,7 @@ def _preparation(view: View, understood: Understanding, vectors: WordVectors) ->
         calls += _removals(view, understood.forget, vectors)
     if Topic.TIME in understood.topics and not view.called("get_current_time"):
         calls.append(("get_current_time", {}))
-    if understood.questions and not understood.topics:
+    if understood.questions:
         calls += _searches(view, understood.questions, vectors)
     return [call for call in calls if call[0] in view.tools]
 
@@ -104,7 +104,7 @@ def _reply(view: View, understood: Understanding, vectors: WordVectors) -> str:
         *_on_facts(view, understood, said),
         *_on_forgetting(view, understood, said),
         *[said.time.format(time=call.result) for call in view.called("get_current_time") if call.ok],
-        *(_on_questions(view, understood, said, vectors) if not understood.topics else []),
+        *_on_questions(view, understood, said, vectors),
     ]
     if not paragraphs:
         kind = understood.small_talk

@@ -47,11 +47,14 @@ _FILLER = r"(?:(?:and|so|but|then|now|also|well|ok(?:ay)?|please|by the way|btw|
 _ENGLISH_QUESTION = re.compile(
     f"^{_FILLER}"
     + any_of(
-        rf"{_WH}\b(?!\s+(?:i|we|my|our|it|he|she|they|the)\b)",
+        rf"{_WH}\s+{_AUXILIARY}\b",
+        r"(?:what|who|where|when|why|how)['’](?:s|re|d)\b",
+        rf"{_WH}\b(?!\s+(?:i|we|you|it|he|she|they)\b).*\b{_AUXILIARY}\s+{_SUBJECT}\b",
+        rf"{_WH}\b(?!\s+(?:i|we|my|our|it|he|she|they|the)\b)(?:\s+\S+){{0,5}}\s*$",
         rf"{_AUXILIARY}\s+{_SUBJECT}\b",
         r"(?:(?:can|could|would|will) you )?(?:please )?(?:tell|remind|show|give) me\b(?!\s+to\b)",
-        r"(?:please )?(?:list|recall|look up|search(?: for)?|find|guess|name|repeat|summari[sz]e|describe)\b",
-        r"(?:please )?(?:explain|suggest|recommend)\b",
+        r"(?:please )?(?:list|recall|look up|search(?: for)?|find|guess(?! what\b)|name|repeat)\b",
+        r"(?:please )?(?:summari[sz]e|describe|explain|suggest|recommend)\b",
         r"i (?:forgot|forget|can'?t remember|don'?t remember|can'?t recall|wonder|am wondering|was wondering)\s+"
         rf"(?:{_WH}|if|whether|my|our)\b",
         r"i(?:'d| would)? (?:like|want|need) to know\b|what about\b|how about\b|any (?:idea|clue)\b",
@@ -83,13 +86,17 @@ _CHINESE_ASKS_HOW = re.compile(
 _STANDING = pattern(
     r"\b(?:always|from now on|in (?:the )?future|every time|whenever|call me|address me)\b",
     r"\b(?:remember that|keep in mind|note that|make sure|don'?t forget (?:that|to))\b",
+    r"\b(?:can|could|would|will) you (?:please )?(?:remember|note|save|write down)\b"
+    r"(?=.*(?:\b(?:that|is|are|was|am|have|has|will)\b|[:='’]))",
     r"\bplease (?:never|don'?t|do not|call|address|use|answer|reply|respond|speak|write|keep)\b",
     r"以后|今后|从现在起|从今往后|往后|下次|记住|请记|记一下|记得要|别忘了",
     r"请(?:总是|一直|始终|务必|都|用|叫|称呼|不要|别)|(?:叫|称呼)我",
 )
 """Instructions that hold from now on, often put as polite questions."""
 _ASKS_BACK = pattern(
-    r"\b(?:do|did|can|could|would|will) you (?:still )?(?:remember|recall|know|tell)\b", r"还?记得.*[吗？?]"
+    r"\b(?:do|did) you (?:still )?(?:remember|recall|know)\b",
+    rf"\b(?:can|could|would|will) you (?:still )?(?:recall|tell|(?:remember|say) {_WH})\b",
+    r"还?记得.*[吗？?]",
 )
 _PERSONAL = pattern(r"\b(?:i|i'm|my|we|our)\b", "我")
 _CONDITION = pattern(r"^(?:if|when|suppose|assuming|unless)\b", r"^(?:如果|要是|假如|假设|万一|当)")

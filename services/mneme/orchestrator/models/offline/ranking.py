@@ -1,7 +1,8 @@
 """Which remembered lines answer a question.
 
-Four general signals: shared words (rare among the lines counts more), shared or touching concepts of the
-thesaurus, the kind of answer asked for (a number, a time, a place, a person), and word vectors.
+Five general signals: the same attribute ("my size" is asked for, "my size is …" stands there), shared words (rare
+among the lines counts more), shared or touching concepts of the thesaurus, the kind of answer asked for (a number, a
+time, a place, a person), and word vectors.
 """
 
 import re
@@ -11,10 +12,11 @@ from dataclasses import dataclass
 from math import log
 
 from mneme.orchestrator.models.offline.lexicon import VAGUE, concepts, has_number, related
+from mneme.orchestrator.models.offline.relations import asked_attribute, attribute
 from mneme.orchestrator.models.offline.vectors import WordVectors
 from mneme.orchestrator.models.offline.words import pattern, terms
 
-_WORDS, _CONCEPTS, _KIND, _VECTORS = 0.45, 0.4, 0.1, 0.15
+_WORDS, _CONCEPTS, _ATTRIBUTE, _KIND, _VECTORS = 0.45, 0.4, 0.3, 0.1, 0.15
 _TOUCHING = 0.45
 """What a touching concept counts, where the same concept counts 1."""
 _KINDS = {
@@ -41,18 +43,19 @@ class Scored:
     index: int
     """Position among the lines given."""
     score: float
-    """0 to about 1.1, higher is better."""
+    """0 to about 1.4, higher is better."""
     evidence: float
-    """The part of the score that comes from words and concepts."""
+    """The part of the score that comes from words, concepts and attribute."""
 
 
 def rank(question: str, lines: Sequence[str], vectors: WordVectors) -> list[Scored]:
     """The lines by how well they answer the question, best first; all of them, empty for no lines."""
-    asked_terms, asked_concepts = terms(question), concepts(question)
+    asked_terms, asked_concepts, asked_value = terms(question), concepts(question), asked_attribute(question)
     rarity = _rarity([terms(line) | concepts(line) for line in lines])
     scored: list[Scored] = []
     for index, line in enumerate(lines):
         evidence = _WORDS * _share(asked_terms, terms(line), rarity)
+        evidence += _ATTRIBUTE * (asked_value != "" and attribute(line) == asked_value)
         evidence += _CONCEPTS * _concept_share(asked_concepts, concepts(line), rarity)
         score = evidence + _KIND * _right_kind(question, line) + _VECTORS * vectors.cosine(question, line)
         scored.append(Scored(index, score, evidence))

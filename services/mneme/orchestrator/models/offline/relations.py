@@ -8,18 +8,64 @@ import re
 from functools import lru_cache
 
 from mneme.orchestrator.models.offline.grammar import spoken
+from mneme.orchestrator.models.offline.lexicon import concepts
 from mneme.orchestrator.models.offline.words import any_of, is_chinese, pattern, stem
 
 
 @lru_cache(maxsize=4_096)
 def attribute(text: str) -> str:
     """What a statement or stored line gives the only value of, `home` or `favorit color`; else an empty text."""
+    said = _ADVERBIAL.sub("", spoken(text))
+    return _relation(said) or _possessed(said) or _of_relative(said)
+
+
+def asked_attribute(question: str) -> str:
+    """What a question asks the value of, as `attribute` names it; empty where that is not clear."""
+    if is_chinese(question):
+        return attribute(question.strip("？? "))
+    asked = _ASKED.search(question)
+    return attribute(f"{asked['about']} is") if asked else ""
+
+
+def thing(text: str) -> str:
+    """The thing that a statement or stored line is about ("the meeting"); empty for people, animals and the user."""
     said = spoken(text)
+    found = _THING.match(said) or _CHINESE_THING.match(said)
+    if found is None or concepts(found["head"]) & _BEINGS:
+        return ""
+    words = [word for word in found["head"].lower().split() if word not in _PASSING]
+    return stem(words[-1]) if words else ""
+
+
+def relative(text: str) -> str:
+    """The relative or animal of the user that a statement or stored line is about; empty for anything else."""
+    said = spoken(text)
+    found = _RELATIVE.match(said) or _CHINESE_RELATIVE.match(said)
+    return found["who"].lower() if found else ""
+
+
+def _relation(said: str) -> str:
     relations = _CHINESE_RELATIONS if is_chinese(said) else _RELATIONS
-    found = next((name for name, says in relations.items() if says.search(said)), "")
-    return found or _possessed(said)
+    return next((name for name, says in relations.items() if says.search(said)), "")
 
 
+def _of_relative(said: str) -> str:
+    """A relation of someone of whom the user has one or few: "my daughter is 6" is about the daughter's age."""
+    found = _RELATIVE.match(said) or _CHINESE_RELATIVE.match(said)
+    if found is None:
+        return ""
+    relation = _relation(("我" if is_chinese(said) else "I ") + found["rest"])
+    return f"{found['who'].lower()} {relation}" if relation in _RELATIVES_HAVE else ""
+
+
+_ASKED = pattern(
+    r"(?:\b(?:do|does|did|is|are|was|am|remember|know|tell me|remind me(?: of| what)?)|['’]s)\s+"
+    r"(?P<about>(?:i|my)\b[^?!.,]*)"
+)
+_ADVERBIAL = pattern(
+    r"^(?:today|yesterday|now|recently|lately|currently|actually|finally|these days|from now on|well|so|"
+    r"(?:last|this|next|since|as of|starting|in|on) [\w']+(?: [\w']+)?),?\s+(?=(?:i|my)\b)"
+)
 _AM = r"\bI(?:['’]m| am| is| was)"
 _ADVERBS = r"(?:now |currently |still |just |recently |already |have |has |['’]ve )*"
 _MONTH = any_of("january|february|march|april|may|june|july|august|september|october|november|december", r"\d|the \d")
@@ -39,7 +85,8 @@ _RELATIONS = {
     ),
     "home": pattern(
         rf"^I {_ADVERBS}(?:lives?|resides?|moved|relocated|settled)\b(?! (?:with|alone|together|desks?|teams?))",
-        rf"{_AM} {_ADVERBS}(?:living|residing|based|moving) (?:in|to|at|on)\b",
+        rf"{_AM} {_ADVERBS}(?:living|residing|based|moving|relocating) (?:in|to|at|on)\b",
+        r"^I\b.*\bmoved (?:in|into|back)\b",
         r"^my (?:home|home ?town|city|place of residence) (?:is|are) (?:in |now )?\w",
     ),
     "employer": pattern(
@@ -86,7 +133,7 @@ _SINGLE_NOUNS = """name age birthday address phone number mobile telephone email
     salary income password code pin passcode username handle nickname title role manager boss deadline goal target limit
     plan schedule shift time date day flight seat room floor desk appointment type status currency timezone zone zip
     postcode nationality citizenship religion star sign blood grade level major school university college bank hometown
-    city country team breed brand model landlord doctor dentist gp"""
+    city country team breed brand model landlord doctor dentist gp office gym locker desk line route bus station currency plate"""
 _SINGLE = frozenset(map(stem, _SINGLE_NOUNS.split()))
 _CHINESE_SINGLE = any_of(
     "名字|姓名|年龄|生日|地址|住址|电话|号码|手机号|邮箱|微信|邮编|账号|用户名|昵称|密码|口令",
@@ -95,18 +142,48 @@ _CHINESE_SINGLE = any_of(
     "截止日期|截止时间|日期|时间|时区|目标|上限|计划|航班|座位|房间|房号|楼层|车位|车牌|预约",
     "品种|品牌|型号|医生|牙医|房东",
 )
-_POSSESSED = re.compile(
-    r"^(?P<head>(?:my|[A-Z]\w+'s)\s+(?:[\w'-]+\s+){0,4}?[\w'-]+)\s*"
-    + any_of(r"\b(?:is|are|was|will be|changed|moved|has (?:been )?(?:changed|moved))\b", "=", ":"),
-    re.IGNORECASE,
+_OWN = r"(?P<head>(?:my|[A-Z]\w+'s)\s+(?:[\w'-]+\s+){0,4}?[\w'-]+)"
+_IS = any_of(
+    r"\b(?:is|are|was|will be|changed|moved|has (?:been )?(?:changed|moved))\b",
+    r"\b(?:went (?:up|down)|rose|dropped|increased|decreased|grew|got (?:changed|moved|rescheduled))\b",
+    "=",
+    ":",
 )
+_POSSESSED = (
+    pattern(rf"^{_OWN}\s*{_IS}"),
+    pattern(rf"^(?:I(?:['’]ve| have)? )?(?:just |recently )?(?:change|update|set|switch)e?d? {_OWN} (?:from .+ )?to\b"),
+    pattern(
+        r"^I(?:['’]ve| have| has)? (?:just )?(?:got|have)? ?an? (?P<head>new (?:[\w'-]+\s+){0,2}?[\w'-]+)\s*"
+        r"(?::|,|which is|-|–|—|\()"
+    ),
+)
+"""A thing and its value: "my X is …", "I changed my X to …", "I have a new X: …"."""
 _CHINESE_POSSESSED = re.compile(
     rf"^我(?:的)?(?P<head>[^，,。是为]{{0,8}}?(?:{_CHINESE_SINGLE}|最喜欢的?[^，,。是为]{{1,6}}))"
     r"(?:已经|现在|目前)?(?:是|为|叫|改|换|变|有|：|:|在|定)"
 )
 _CHINESE_PASSING = re.compile("^(?:新的?|现在的?|目前的?|最新的?)")
-_PASSING = frozenset({"new", "current", "now", "actual", "latest", "old", "real", "my"})
+_PASSING = frozenset({"new", "current", "now", "actual", "latest", "old", "real", "my", "our", "the"})
 """Words that do not change what the head noun means."""
+_BEINGS = frozenset({"family", "spouse", "friend", "pet"})
+_THING = pattern(
+    r"^(?:my|our|the)\s+(?P<head>(?:[\w'-]+\s+){0,3}?[\w'-]+)\s+"
+    r"(?:is|are|was|were|will|has|have|got|starts?|begins?|takes?|moved|slipped|changed|leaves?|opens?|ends?)\b"
+)
+_CHINESE_THING = re.compile(
+    r"^(?:我们?的|我们|这个|那个|本次)?(?P<head>[^我你他她，,。\s]{1,6}?)(?:已经|现在)?(?:改到|改在|改成|推迟|提前|延期|取消|定在|安排在|是|在)"
+)
+_RELATIVES_HAVE = frozenset({"age", "home", "employer", "occupation"})
+_KIN = any_of(
+    "mother|father|mum|mom|dad|wife|husband|spouse|partner|girlfriend|boyfriend|son|daughter|sister|brother",
+    "child|baby|grandmother|grandfather|boss|manager|dog|cat",
+)
+_RELATIVE = pattern(rf"^my (?P<who>(?:(?:older|younger|elder|little|big|twin) )?{_KIN}) (?P<rest>.+)$")
+_CHINESE_KIN = any_of(
+    "妈妈?|爸爸?|母亲|父亲|老婆|老公|妻子|丈夫|女朋友|男朋友|儿子|女儿|姐姐|妹妹|哥哥|弟弟",
+    "奶奶|爷爷|外婆|外公|孩子|狗|猫",
+)
+_CHINESE_RELATIVE = re.compile(f"^我(?:的)?(?P<who>{_CHINESE_KIN})(?P<rest>.+)$")
 
 
 def _possessed(said: str) -> str:
@@ -114,7 +191,7 @@ def _possessed(said: str) -> str:
     chinese = _CHINESE_POSSESSED.match(said)
     if chinese:
         return _CHINESE_PASSING.sub("", chinese["head"])
-    english = _POSSESSED.match(said)
+    english = next(filter(None, (form.match(said) for form in _POSSESSED)), None)
     if english is None:
         return ""
     head = [stem(word) for word in english["head"].split() if word.lower() not in _PASSING]

@@ -43,7 +43,8 @@ def topics(questions: Iterable[str]) -> frozenset[Topic]:
 
 _GREETING = any_of(
     r"hi|hello|hey|hiya|howdy|greetings|good (?:morning|afternoon|evening|day)",
-    r"how are you(?: doing)?(?: today)?|nice to (?:meet|see) you|what'?s up|welcome back|(?:it'?s )?me again",
+    r"how are you(?: doing)?(?: today)?|nice to (?:meet|see) you|what'?s up|guess what|welcome back",
+    r"(?:it'?s )?me again",
     r"(?:你|您|大家)好(?:呀|啊|吗)?|嗨|哈喽|早上好|上午好|下午好|晚上好|早安|早|在吗|最近(?:怎么样|好吗)|很高兴认识你",
 )
 _THANKS = any_of(
@@ -87,17 +88,18 @@ _TOPICS = {
         r"你是(?:谁|什么|哪个|人|真人|机器人|ai|语言模型)|你叫什么|你的名字|介绍一下(?:你)?自己|(?:什么|哪个)模型",
     ),
     Topic.ABILITIES: pattern(
-        r"what can you (?:do|help)|how (?:can|do) (?:you (?:help|work)|i use you)|^help\b",
+        r"what can you (?:do|help)|how (?:can|do) (?:you (?:help|work)|i use you)\b|^help[.!?\s]*$",
         r"你(?:能|会|可以)(?:做|干)?(?:些|点)?(?:什么|啥)|你有什么(?:功能|用)|怎么(?:使)?用你",
     ),
     Topic.TASK: pattern(
-        r"^(?:(?:can|could|would|will) you )?(?:please )?"
+        r"^(?!.*\b(?:my|i)\b)(?:(?:can|could|would|will) you )?(?:please )?"
         r"(?:write|translate|compose|draw|paint|calculate|compute|generate|code|sing)\b(?! down)",
-        r"^(?:请|麻烦)?(?:你)?(?:帮我|给我|替我)?(?:写|翻译|画|算|作)(?:一|个|首|段|下|篇)",
+        r"^(?!.*我的)(?:请|麻烦)?(?:你)?(?:帮我|给我|替我)?(?:写|翻译|画|算|作)(?:一|个|首|段|下|篇)",
     ),
     Topic.TIME: pattern(
-        r"what(?:'?s| is) the (?:current )?(?:time|date)\b|what time is it",
-        r"what (?:day|date) is (?:it|today)|what(?:'?s| is) today'?s date",
-        r"(?:现在|当前)(?:是)?(?:几点|什么时间|什么时候)|几点了|今天(?:是)?(?:几号|星期几|周几|什么日子|几月几)",
+        r"what(?:'?s| is) the (?:current )?(?:time|date)(?: (?:now|today|right now))?[?.!\s]*$",
+        r"what(?:'?s| is) the current (?:time|date)\b|what(?:'?s| is) today'?s date\b",
+        r"what (?:time|day|date) is (?:it|today)(?: (?:now|today|right now))?[?.!\s]*$",
+        r"^(?:请问)?(?:现在|当前)(?:是)?(?:几点|什么时间)|^几点了|^今天(?:是)?(?:几号|星期几|周几|什么日子|几月几)",
     ),
 }

@@ -18,7 +18,7 @@ class Understanding:
     statements: tuple[str, ...] = ()
     """Clauses worth remembering, as the user wrote them."""
     questions: tuple[str, ...] = ()
-    """Questions, and requests to tell something."""
+    """Questions to memory, and requests to tell something."""
     topics: frozenset[Topic] = frozenset()
     forget: tuple[str, ...] = ()
     """What should be forgotten."""
@@ -41,13 +41,18 @@ def understand(message: str) -> Understanding:
             kind = kind or idle or SmallTalk.GREETING
         elif wish := _wish_to_forget(rest):
             forget.append(wish)
+        elif told := _TELLING.match(rest):
+            statements.extend(_clauses(rest[told.end() :].rstrip("?？")))
         elif is_question(rest):
             fact, question = split_question(rest)
             statements.extend(_clauses(fact) if fact else ())
             questions.append(question)
+        elif statements and _CONTINUES.match(rest) and not is_about_talk(rest):
+            statements[-1] = f"{statements[-1]} {rest}"
         elif terms(rest):
             statements.extend(_clauses(rest))
-    return Understanding(tuple(statements), tuple(questions), topics(questions), tuple(forget), kind)
+    to_memory = tuple(question for question in questions if not topics([question]))
+    return Understanding(tuple(statements), to_memory, topics(questions), tuple(forget), kind)
 
 
 def _wish_to_forget(sentence: str) -> str:
@@ -69,6 +74,13 @@ def _clauses(sentence: str) -> list[str]:
     return [piece for piece in kept if not is_about_talk(piece)]
 
 
+_TELLING = pattern(
+    r"^(?:did|have) i (?:ever |already )?"
+    r"(?:mention(?:ed)?|tell you|told you|say|said)\s+(?:that\s+|(?=(?:i|we)(?:['’]|\s)))",
+    r"^did you know\s+(?:that\s+(?=(?:i|we|my|our)\b)|(?=(?:i|we)(?:['’]|\s)))",
+    "^你知道吗[，,]?|^我(?:有没有)?(?:跟你)?说过(?:没有?)?[，,](?=我)",
+)
+"""Questions in form that tell something."""
 _FORGET = re.compile(
     any_of(
         r"^(?:please )?(?:forget|delete|remove|erase)(?: (?:about|that|what i (?:said|told you) about))*"
@@ -85,4 +97,9 @@ _ENGLISH_JOINT = pattern(
     rf"\s*,\s*(?={_FIRST_PERSON})",
 )
 _CHINESE_JOINT = re.compile(r"[，,；;](?:而且|并且|另外|还有|同时|但是?|不过|然后)?(?=我(?!们?(?:就|才|会|都|也|便)))")
+_CONTINUES = pattern(
+    r"^(?:he|she|it|they|his|her|hers|its|their|this|that|these|those|there|both|one of them)(?:['’]\w+)?\b",
+    "^[他她它其这那]",
+)
+"""Sentences that nobody understands without the one before."""
 _DEPENDENT = pattern(r"^(?:when|while|if|because|since|after|before|although|though|as|whenever|until|unless|once)\b")
