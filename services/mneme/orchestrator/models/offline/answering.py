@@ -27,6 +27,8 @@ _HINT = 0.05
 """Evidence from which on a line may be meant."""
 _NEAR = 0.5
 """A line is quoted beside the best one where its score is at least this part of the best."""
+_NEAR_OF_MANY = 0.25
+"""The same where the question asks for several things."""
 _QUOTE_CHARS = 300
 _PERSONAL = pattern(r"\b(?:i|i'm|me|my|mine|we|us|our|i've)\b", "[我咱]")
 _ADVICE = pattern(
@@ -34,6 +36,11 @@ _ADVICE = pattern(
     "应该|该|需要|要|注意|留意|当心|小心|适合|推荐|选|可以|给",
 )
 """Questions for advice concern the user, also where they do not say so; so does how the model should behave."""
+_MANY = pattern(
+    r"\b(?:what|which|how many|any|all)(?: \w+)? (?!this\b|does\b|is\b|was\b|has\b)\w+[^s\W]s\b",
+    r"\b(?:everything|list|all)\b",
+    "哪些|哪几|都有|所有|全部",
+)
 _TO_MODEL = pattern(r"\b(?:you|your)\b", "[你您]")
 _PAST = pattern(
     r"\b(?:before|previous(?:ly)?|used to|former(?:ly)?|earlier|originally|last time|first|history)\b",
@@ -72,7 +79,7 @@ def answer(question: str, view: View, vectors: WordVectors) -> Answer:
     personal = any(about.search(question) for about in (_PERSONAL, _ADVICE, _TO_MODEL))
     if ranked and _stands_out(ranked[0], personal):
         sure = ranked[0].score >= _STRONG
-        near = ranked[0].score * _NEAR if sure else _WEAK / 2
+        near = ranked[0].score * (_NEAR_OF_MANY if _MANY.search(question) else _NEAR) if sure else _WEAK / 2
         kept = (candidates[item.index] for item in ranked if item.score >= near)
         return Answer(Fit.SURE if sure else Fit.LIKELY, tuple(_distinct(kept, MAX_QUOTES if sure else MAX_UNSURE)))
     known = [item for item in ranked if candidates[item.index].source == "memory"]

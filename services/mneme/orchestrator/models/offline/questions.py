@@ -13,6 +13,8 @@ def is_question(sentence: str) -> bool:
         return bool(_CHINESE_ASKS_HOW.search(sentence))
     if sentence.rstrip("\"'”’」） ").endswith(("?", "？")):
         return True
+    if _MANNER.match(sentence):
+        return False
     if is_chinese(sentence):
         return bool(_CHINESE_QUESTION.search(_CHINESE_ANY.sub("", sentence)))
     return bool(_ENGLISH_QUESTION.match(sentence))
@@ -93,6 +95,14 @@ _STANDING = pattern(
     r"请(?:总是|一直|始终|务必|都|用|叫|称呼|不要|别)|(?:叫|称呼)我",
 )
 """Instructions that hold from now on, often put as polite questions."""
+_MANNER = pattern(
+    r"^(?:please )?(?:explain|describe|summari[sz]e|suggest|recommend|write|translate|speak|talk)\b(?!.*\bmy\b).*\b"
+    r"(?:things|everything|anything|only|just|every|each|never|always|to me|with me|as if|like i['’]?m|units?)\b",
+    r"^(?:please )?(?:explain|describe|summari[sz]e|write|translate|speak|talk)\b.*\b"
+    r"(?:in|with|without) (?:\w+ )?(?:english|chinese|french|german|spanish|spelling|words|terms|language|style|points|"
+    r"bullets|sentences?|emojis?|jargon)\b",
+)
+"""Orders about how to do a thing whenever it is done."""
 _ASKS_BACK = pattern(
     r"\b(?:do|did) you (?:still )?(?:remember|recall|know)\b",
     rf"\b(?:can|could|would|will) you (?:still )?(?:recall|tell|(?:remember|say) {_WH})\b",
@@ -101,9 +111,11 @@ _ASKS_BACK = pattern(
 _PERSONAL = pattern(r"\b(?:i|i'm|my|we|our)\b", "我")
 _CONDITION = pattern(r"^(?:if|when|suppose|assuming|unless)\b", r"^(?:如果|要是|假如|假设|万一|当)")
 _ABOUT_TALK = pattern(
-    r"\bi\b.{0,12}\b(?:told|mentioned|said|asked|talked|explained|forgot|forget|wonder|have a question)\b",
-    r"\bi\b.{0,12}\b(?:can'?t|don'?t) remember\b|\bwe (?:talked|spoke|discussed)\b",
-    r"\bi\b.{0,12}\b(?:want|need|would like|'d like) to (?:know|ask)\b",
+    r"\bi(?:['’]ve| have)? (?:just |already |once )?(?:told|asked) you\b",
+    r"\bi(?:['’]ve| have)? (?:just |already |once )?(?:mentioned|said|talked about|explained)\b(?!.*\bi\b)",
+    r"\bi (?:want|need|would like) to (?:know|ask)\b|\bi['’]d like to (?:know|ask)\b|\bi have a question\b",
+    r"\bi (?:wonder|was wondering|am wondering|forgot (?:what|where|who|when|how|my)|do(?:n'?t| not) remember my)\b",
+    r"\bwe (?:talked|spoke|discussed)\b",
     r"说过|告诉过|提到|提过|聊过|讲过|问过|问你|问一下|忘了|不记得|想知道|想问|请问",
 )
 _FACT_THEN_QUESTION = re.compile(

@@ -133,7 +133,8 @@ _SINGLE_NOUNS = """name age birthday address phone number mobile telephone email
     salary income password code pin passcode username handle nickname title role manager boss deadline goal target limit
     plan schedule shift time date day flight seat room floor desk appointment type status currency timezone zone zip
     postcode nationality citizenship religion star sign blood grade level major school university college bank hometown
-    city country team breed brand model landlord doctor dentist gp office gym locker desk line route bus station currency plate"""
+    city country team breed brand model landlord doctor dentist gp office gym locker line
+    route bus station plate"""
 _SINGLE = frozenset(map(stem, _SINGLE_NOUNS.split()))
 _CHINESE_SINGLE = any_of(
     "名字|姓名|年龄|生日|地址|住址|电话|号码|手机号|邮箱|微信|邮编|账号|用户名|昵称|密码|口令",

@@ -78,7 +78,9 @@ _TELLING = pattern(
     r"^(?:did|have) i (?:ever |already )?"
     r"(?:mention(?:ed)?|tell you|told you|say|said)\s+(?:that\s+|(?=(?:i|we)(?:['’]|\s)))",
     r"^did you know\s+(?:that\s+(?=(?:i|we|my|our)\b)|(?=(?:i|we)(?:['’]|\s)))",
-    "^你知道吗[，,]?|^我(?:有没有)?(?:跟你)?说过(?:没有?)?[，,](?=我)",
+    r"^i (?:almost |nearly )?(?:forgot to|should|must|wanted to|want to|have to|need to) (?:also )?"
+    r"(?:mention|say|tell you|add|let you know)(?: that)?,?\s+(?=(?:i|my|we|our)\b)",
+    "^(?:我)?忘了(?:跟你)?(?:说|告诉你|讲)[，,]?(?=我)|^你知道吗[，,]?|^我(?:有没有)?(?:跟你)?说过(?:没有?)?[，,](?=我)",
 )
 """Questions in form that tell something."""
 _FORGET = re.compile(
