@@ -12,6 +12,7 @@ import pytest
 from mneme import registry
 from mneme.archival.v1 import archival_pb2
 from mneme.client import Client, Error, new_request_id
+from mneme.common.v1 import common_pb2
 from mneme.core_memory.v1 import core_memory_pb2
 from mneme.errors.v1 import errors_pb2
 from mneme.orchestrator.v1 import orchestrator_pb2 as pb
@@ -121,7 +122,7 @@ CASES: dict[str, tuple[Call, str, str]] = {
     ),
     "dimension mismatch": (
         lambda c: c.archival.InsertPassage(
-            passage("text", vector=archival_pb2.Vector(values=[0.5, 0.5], space_id="wordllama@256"))
+            passage("text", vector=common_pb2.Vector(values=[0.5, 0.5], space_id="wordllama@256"))
         ),
         "DIMENSION_MISMATCH",
         "256",
@@ -129,7 +130,10 @@ CASES: dict[str, tuple[Call, str, str]] = {
     "dimension mismatch in a query": (
         lambda c: c.recall.SearchMessages(
             recall_pb2.SearchMessagesRequest(
-                agent_id=UNKNOWN_AGENT, semantic=recall_pb2.SemanticQuery(text="x", vector=[1.0])
+                agent_id=UNKNOWN_AGENT,
+                semantic=recall_pb2.SemanticQuery(
+                    text="x", vector=common_pb2.Vector(values=[1.0], space_id="wordllama@256")
+                ),
             )
         ),
         "DIMENSION_MISMATCH",

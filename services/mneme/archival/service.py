@@ -18,7 +18,7 @@ from mneme.archival.searching import HYBRID, Search, Searcher
 from mneme.archival.store import audit, knowledge_bases, passages, purge, scopes, search
 from mneme.archival.v1 import archival_pb2 as pb
 from mneme.archival.v1 import archival_pb2_grpc as rpc
-from mneme.archival.writing import Writer, locked, refuse_shared_write
+from mneme.archival.writing import Writer, locked
 from mneme.common.v1 import common_pb2
 from mneme.runtime import call, idempotency, ids, migrations, pages, validation
 from mneme.runtime.component import Component, Runtime
@@ -224,7 +224,6 @@ class ArchivalServicer(rpc.ArchivalServiceServicer):
         self, request: pb.CreateKnowledgeBaseRequest, context: Any
     ) -> pb.CreateKnowledgeBaseResponse:
         """Creates a knowledge base."""
-        refuse_shared_write("")
         values = convert.knowledge_base_values(request.knowledge_base)
 
         async def run(tx: Connection, author: Author) -> pb.CreateKnowledgeBaseResponse:
@@ -266,7 +265,6 @@ class ArchivalServicer(rpc.ArchivalServiceServicer):
         self, request: pb.UpdateKnowledgeBaseRequest, context: Any
     ) -> pb.UpdateKnowledgeBaseResponse:
         """Changes the fields that the mask names."""
-        refuse_shared_write("")
         values = convert.knowledge_base_values(request.knowledge_base, request.update_mask)
 
         async def run(tx: Connection, author: Author) -> pb.UpdateKnowledgeBaseResponse:
@@ -279,7 +277,6 @@ class ArchivalServicer(rpc.ArchivalServiceServicer):
         self, request: pb.DeleteKnowledgeBaseRequest, context: Any
     ) -> pb.DeleteKnowledgeBaseResponse:
         """Deletes a knowledge base with its passages; later inserts into it are refused."""
-        refuse_shared_write("")
 
         async def run(tx: Connection, author: Author) -> pb.DeleteKnowledgeBaseResponse:
             await knowledge_bases.delete(tx, author, request.knowledge_base_id)
@@ -291,7 +288,6 @@ class ArchivalServicer(rpc.ArchivalServiceServicer):
         self, request: pb.AttachKnowledgeBaseRequest, context: Any
     ) -> pb.AttachKnowledgeBaseResponse:
         """Lets an agent search a knowledge base."""
-        refuse_shared_write("")
         agent_id, id_ = request.agent_id, request.knowledge_base_id
 
         async def run(tx: Connection, author: Author) -> pb.AttachKnowledgeBaseResponse:
@@ -307,7 +303,6 @@ class ArchivalServicer(rpc.ArchivalServiceServicer):
         self, request: pb.DetachKnowledgeBaseRequest, context: Any
     ) -> pb.DetachKnowledgeBaseResponse:
         """Ends an agent's access to a knowledge base."""
-        refuse_shared_write("")
         agent_id, id_ = request.agent_id, request.knowledge_base_id
 
         async def run(tx: Connection, author: Author) -> pb.DetachKnowledgeBaseResponse:

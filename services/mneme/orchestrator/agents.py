@@ -5,7 +5,7 @@ from __future__ import annotations
 from mneme.errors.v1 import errors_pb2
 from mneme.orchestrator import convert, events, operations
 from mneme.orchestrator.base import PAGE_SIZE, PAGE_SIZE_MAX, Base, Context, bound_user
-from mneme.orchestrator.records import Operation, OperationStep
+from mneme.orchestrator.records import Agent, Operation, OperationStep
 from mneme.orchestrator.store import agents as store
 from mneme.orchestrator.store import operations as operation_store
 from mneme.orchestrator.store.tables import SCHEMA
@@ -58,7 +58,7 @@ class AgentMethods(Base):
         """Returns one agent."""
         async with self._database.tenant(call.tenant()) as tx:
             agent = await self._agent(tx, request.agent_id)
-        return pb.GetAgentResponse(agent=convert.wire_agent(agent))
+        return pb.GetAgentResponse(agent=_shown(agent))
 
     async def ListAgents(self, request: pb.ListAgentsRequest, context: Context) -> pb.ListAgentsResponse:
         """Lists agents, oldest first."""
@@ -73,7 +73,7 @@ class AgentMethods(Base):
                 after=str(cursor[0]) if cursor else "",
                 limit=size + 1,
             )
-        response = pb.ListAgentsResponse(agents=[convert.wire_agent(agent) for agent in found[:size]])
+        response = pb.ListAgentsResponse(agents=[_shown(agent) for agent in found[:size]])
         if len(found) > size:
             response.next_page_token = pages.encode(request, [found[size - 1].agent_id])
         return response
@@ -144,6 +144,15 @@ def new_operation(
         create_time=events.now(),
         steps=steps,
     )
+
+
+def _shown(agent: Agent) -> pb.Agent:
+    """The agent for the wire, without what is the operator's own where an end user asks."""
+    wire = convert.wire_agent(agent)
+    if bound_user():
+        for name in ("instructions", "tool_rules", "metadata"):
+            wire.ClearField(name)
+    return wire
 
 
 def _failure_of(operation: Operation) -> Error:

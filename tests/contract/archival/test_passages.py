@@ -288,9 +288,9 @@ async def test_users_see_their_own_and_what_all_share(call: Call) -> None:
         bob.insert("x", user_id="ann"),
         bob.delete(shared.passage_id),
         bob.update(shared.passage_id, text="bob's now"),
-        bob.knowledge_base("bob's"),
     ):
         assert (await failure(refused)).reason_name == "USER_NOT_ALLOWED"
+    assert (await failure(bob.knowledge_base("bob's"))).reason_name == "CALLER_NOT_ALLOWED"
     agent = await call(service="orchestrator", user="bob")
     await agent.delete(shared.passage_id, agent_id=AGENT)
     assert (await failure(agent.delete(hers.passage_id, agent_id=AGENT))).reason_name == "NOT_FOUND"

@@ -138,12 +138,13 @@ class Talk:
 
 
 async def open_talk(suite: Suite, *, user: str = "", tenant: str = "acme", agent: pb.Agent | None = None) -> Talk:
-    """A new agent and a conversation with it."""
-    stub = suite.stub(AgentServiceStub, tenant=tenant, user=user)
-    created = await stub.CreateAgent(
-        pb.CreateAgentRequest(request_id=request_id(), agent=agent or pb.Agent(display_name="Test"))
-    )
+    """A new agent, the user's own if there is one, and a conversation with it."""
+    wanted = agent or pb.Agent(display_name="Test")
+    wanted.user_id = user
+    operator = suite.stub(AgentServiceStub, tenant=tenant)
+    created = await operator.CreateAgent(pb.CreateAgentRequest(request_id=request_id(), agent=wanted))
     assert created.agent.state == pb.AGENT_STATE_READY
+    stub = suite.stub(AgentServiceStub, tenant=tenant, user=user)
     opened = await stub.CreateConversation(
         pb.CreateConversationRequest(request_id=request_id(), agent_id=created.agent.agent_id)
     )

@@ -234,7 +234,6 @@ async def test_other_users_and_tenants_see_nothing(model: ScriptedModel, scripte
             stranger.GetAgent(pb.GetAgentRequest(agent_id=ann.agent_id)),
             stranger.GetConversation(pb.GetConversationRequest(conversation_id=ann.conversation_id)),
             stranger.CancelRun(pb.CancelRunRequest(request_id=request_id(), run_id=run_id)),
-            stranger.ListSteps(pb.ListStepsRequest(run_id=run_id)),
             stranger.SendMessage(
                 pb.SendMessageRequest(request_id=request_id(), conversation_id=ann.conversation_id, text="hello")
             ).read(),
@@ -246,6 +245,23 @@ async def test_other_users_and_tenants_see_nothing(model: ScriptedModel, scripte
             assert from_rpc_error(raised.value).reason == errors_pb2.REASON_NOT_FOUND
         assert not (await stranger.ListRuns(pb.ListRunsRequest())).runs
         assert not (await stranger.ListConversations(pb.ListConversationsRequest())).conversations
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            await stranger.ListSteps(pb.ListStepsRequest(run_id=run_id))
+        steps_refused = errors_pb2.REASON_CALLER_NOT_ALLOWED if user else errors_pb2.REASON_NOT_FOUND
+        assert from_rpc_error(raised.value).reason == steps_refused
+
+
+async def test_an_end_user_does_not_see_the_instructions_of_an_agent(scripted_suite: Suite) -> None:
+    agent = pb.Agent(display_name="Test", instructions="The secret of the house.", description="Helps.")
+    agent.metadata.update({"plan": "secret"})
+    talk = await open_talk(scripted_suite, user="ann", agent=agent)
+    request = pb.GetAgentRequest(agent_id=talk.agent_id)
+    listed = (await talk.agents.ListAgents(pb.ListAgentsRequest())).agents
+    for shown in ((await talk.agents.GetAgent(request)).agent, *listed):
+        assert (shown.description, shown.instructions) == ("Helps.", "")
+        assert not shown.HasField("metadata")
+    operator = scripted_suite.stub(AgentServiceStub)
+    assert (await operator.GetAgent(request)).agent.instructions == "The secret of the house."
 
 
 async def test_a_user_message_kind_cannot_be_sent_as_an_event(model: ScriptedModel, talk: Talk) -> None:

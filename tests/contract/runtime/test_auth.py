@@ -142,6 +142,14 @@ async def test_methods_open_to_the_callers_their_contract_lists(running: Running
         assert error.metadata["method"] == f"{echo.SERVICE}/{method}"
 
 
+async def test_a_credential_bound_to_one_user_needs_a_method_that_says_so(running: Running) -> None:
+    bound = running.token(user="ann", scopes=("admin",))
+    assert (await running.start("Say", echo.request(), token=bound)).user == "ann"
+    error = await refused(running, bound, "Administer")
+    assert (error.code, error.reason_name) == (grpc.StatusCode.PERMISSION_DENIED, "CALLER_NOT_ALLOWED")
+    assert error.metadata["caller"] == "bound user"
+
+
 async def test_a_service_token_is_for_one_audience(running: Running) -> None:
     error = await refused(running, service_token(running, peer="archival"))
     assert error.reason_name == "UNAUTHENTICATED"

@@ -46,36 +46,43 @@ async def test_users_of_any_name_have_their_own_entries(cache_: Asker, user: str
     assert await cache_.reason(key(user=user + "x")) == "NOT_FOUND"
 
 
-async def test_a_credential_of_one_user_sees_its_own_and_the_shared_entries(replica: Replica, cache_: Asker) -> None:
+async def test_a_run_of_one_user_sees_its_own_and_the_shared_entries(replica: Replica, cache_: Asker) -> None:
     await cache_.store(key(user="ann"), "of ann")
     await cache_.store(key(), "of all")
-    for service in ("", "orchestrator"):
-        bob = await asker(replica, user="bob", service=service)
-        assert (await failure(bob.look_up(key(user="ann")))).reason == errors_pb2.REASON_USER_NOT_ALLOWED
-        assert await bob.answer(key()) == "of all"
-        ann = await asker(replica, user="ann", service=service)
-        assert await ann.answer(key(user="ann")) == "of ann"
+    bob = await asker(replica, user="bob")
+    assert (await failure(bob.look_up(key(user="ann")))).reason == errors_pb2.REASON_USER_NOT_ALLOWED
+    assert await bob.answer(key()) == "of all"
+    ann = await asker(replica, user="ann")
+    assert await ann.answer(key(user="ann")) == "of ann"
 
 
-async def test_a_credential_of_one_user_removes_only_its_own(replica: Replica, cache_: Asker) -> None:
+async def test_a_run_of_one_user_removes_nothing_of_another(replica: Replica, cache_: Asker) -> None:
     of_ann = await cache_.store(key(user="ann"))
-    shared = await cache_.store(key())
-    bob = await asker(replica, user="bob", service="")
-    for entry_id in (of_ann, shared):
-        assert (await bob.stub.Invalidate(pb.InvalidateRequest(entry_id=entry_id))).removed_count == 0
-    for target in (
-        pb.InvalidateRequest(scope=key().scope),
-        pb.InvalidateRequest(scope=key(user="ann").scope),
-        pb.InvalidateRequest(author="tester"),
-    ):
+    bob = await asker(replica, user="bob")
+    assert (await bob.stub.Invalidate(pb.InvalidateRequest(entry_id=of_ann))).removed_count == 0
+    for target in (pb.InvalidateRequest(scope=key(user="ann").scope), pb.InvalidateRequest(author="tester")):
         assert (await failure(bob.stub.Invalidate(target))).reason == errors_pb2.REASON_USER_NOT_ALLOWED
-    assert not (await bob.feedback(of_ann, pb.VERDICT_WRONG)).removed
-    put = pb.PutRequest(request_id=request_id(), key=key(), entry=pb.CacheEntry(answer="poison"))
-    assert (await failure(bob.stub.Put(put))).reason == errors_pb2.REASON_USER_NOT_ALLOWED
     assert await cache_.reason(key(user="ann")) == "HIT"
-    assert await cache_.reason(key()) == "HIT"
-    ann = await asker(replica, user="ann", service="")
+    ann = await asker(replica, user="ann")
     assert (await ann.stub.Invalidate(pb.InvalidateRequest(entry_id=of_ann))).removed_count == 1
+
+
+async def test_a_credential_of_one_user_may_only_judge_what_it_was_served(replica: Replica, cache_: Asker) -> None:
+    of_ann = await cache_.store(key(user="ann"))
+    bob = await asker(replica, user="bob", service="")
+    put = pb.PutRequest(request_id=request_id(), key=key(), entry=pb.CacheEntry(answer="poison"))
+    for refused in (
+        bob.look_up(key(user="bob")),
+        bob.stub.Put(put),
+        bob.stub.Invalidate(pb.InvalidateRequest(entry_id=of_ann)),
+        bob.stub.Explain(pb.ExplainRequest(key=key(user="bob"))),
+        bob.stub.GetStats(pb.GetStatsRequest()),
+    ):
+        assert (await failure(refused)).reason == errors_pb2.REASON_CALLER_NOT_ALLOWED
+    assert not (await bob.feedback(of_ann, pb.VERDICT_WRONG)).removed
+    assert await cache_.reason(key(user="ann")) == "HIT"
+    ann = await asker(replica, user="ann", service="")
+    assert (await ann.feedback(of_ann, pb.VERDICT_WRONG)).removed
 
 
 async def test_rows_of_another_tenant_are_hidden_by_the_database_itself(cache_: Asker, database_url: str) -> None:

@@ -106,10 +106,18 @@ class Access(_message.Message):
     USERS_FIELD_NUMBER: _builtins.int
     SERVICES_FIELD_NUMBER: _builtins.int
     ADMIN_FIELD_NUMBER: _builtins.int
+    BOUND_USERS_FIELD_NUMBER: _builtins.int
     users: _builtins.bool
-    """Allows callers with a user credential (a JWT of the operator's issuer)."""
+    """Allows callers with a user credential (a JWT of the operator's issuer) that is not bound to one user: the operator
+    and the operator's programs.
+    """
     admin: _builtins.bool
     """Requires the `admin` scope in a user credential."""
+    bound_users: _builtins.bool
+    """Also allows credentials bound to one user (an end user's app or browser); the method then acts within that user's
+    data only. Others are refused with CALLER_NOT_ALLOWED, whatever their scopes: which methods are open to such a
+    credential never depends on the request.
+    """
     @_builtins.property
     def services(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Allows these services, by their registry names, with a service token."""
@@ -120,10 +128,11 @@ class Access(_message.Message):
         users: _builtins.bool = ...,
         services: _abc.Iterable[_builtins.str] | None = ...,
         admin: _builtins.bool = ...,
+        bound_users: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["admin", b"admin", "services", b"services", "users", b"users"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["admin", b"admin", "bound_users", b"bound_users", "services", b"services", "users", b"users"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

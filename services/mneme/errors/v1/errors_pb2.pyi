@@ -84,7 +84,7 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     REASON_CALLER_NOT_ALLOWED: _Reason.ValueType  # 52
     """The caller may not use this method."""
     REASON_USER_NOT_ALLOWED: _Reason.ValueType  # 53
-    """The credential is bound to one user and the request concerns another."""
+    """The credential is bound to one user and the request concerns another, or what all users share."""
     REASON_TOO_MANY_CALLS: _Reason.ValueType  # 60
     """The server runs as many calls as it may; this one was not started."""
     REASON_QUOTA_EXCEEDED: _Reason.ValueType  # 61
@@ -174,7 +174,7 @@ REASON_CREDENTIAL_EXPIRED: Reason.ValueType  # 51
 REASON_CALLER_NOT_ALLOWED: Reason.ValueType  # 52
 """The caller may not use this method."""
 REASON_USER_NOT_ALLOWED: Reason.ValueType  # 53
-"""The credential is bound to one user and the request concerns another."""
+"""The credential is bound to one user and the request concerns another, or what all users share."""
 REASON_TOO_MANY_CALLS: Reason.ValueType  # 60
 """The server runs as many calls as it may; this one was not started."""
 REASON_QUOTA_EXCEEDED: Reason.ValueType  # 61

@@ -587,7 +587,9 @@ class Agent(_message.Message):
     description: _builtins.str
     """What it is for."""
     instructions: _builtins.str
-    """Instructions, the stable start of every prompt. Empty: the deployment's default persona."""
+    """Instructions, the stable start of every prompt. Empty: the deployment's default persona. A credential that is bound
+    to one user does not see them, nor `tool_rules` and `metadata`.
+    """
     user_id: _builtins.str
     """User whom its conversations serve unless they name another."""
     memory_mode: Global___MemoryMode.ValueType
