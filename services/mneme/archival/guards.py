@@ -91,7 +91,8 @@ def check_vector(field: str, embedded: Embedded, *, space_id: str, dimensions: i
     if len(embedded.values) != dimensions:
         problem = f"{len(embedded.values)} dimensions, the space '{space_id}' has {dimensions}"
         raise _mismatch(field, problem, embedded, space_id, dimensions)
-    length = float(np.linalg.norm(embedded.values))
+    # In double precision, where no square of a float overflows.
+    length = float(np.linalg.norm(embedded.values.astype(np.float64)))
     if not math.isfinite(length) or abs(length - 1) > _LENGTH_TOLERANCE:
         raise invalid(field, f"has the length {length:.4g}, it must be normalised to 1", length=f"{length:.4g}")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 
 import grpc.aio
 import structlog
@@ -64,7 +65,9 @@ class Meanings:
         if len(vector.values) != space.dimensions:
             problem = f"{len(vector.values)} dimensions, the space '{space.space_id}' has {space.dimensions}"
             raise _mismatch(field, problem, vector, space)
-        return Meaning(space.space_id, vector.values)
+        # Only the direction counts, and half precision, in which vectors are compared, ends at 65,504.
+        length = math.hypot(*vector.values)
+        return Meaning(space.space_id, [value / length for value in vector.values])
 
     async def _active_space(self) -> embedding_pb2.Space:
         now = asyncio.get_running_loop().time()

@@ -150,6 +150,17 @@ async def test_a_vector_of_another_space_is_refused(writer: Writer) -> None:
         assert error.violations[0].field.startswith("semantic.vector")
 
 
+@pytest.mark.parametrize("scale", [1e37, 1e-30])
+async def test_only_the_direction_of_a_given_vector_counts(writer: Writer, scale: float) -> None:
+    await writer.append(user("music"), user("food"))
+    await writer.indexed()
+    scaled = common_pb2.Vector(values=[value * scale for value in vector_of("music")], space_id=SPACE)
+    found = await writer.search(semantic=pb.SemanticQuery(vector=scaled, min_score=0.3))
+    plain = await writer.search(semantic=pb.SemanticQuery(vector=given_vector("music"), min_score=0.3))
+    assert texts(found) == ["music"]
+    assert found.results[0].score == pytest.approx(plain.results[0].score, abs=0.001)
+
+
 async def test_filters_hold_for_every_kind_of_search(writer: Writer) -> None:
     old = Timestamp()
     old.FromDatetime(datetime(2020, 5, 1, tzinfo=UTC))

@@ -20,6 +20,7 @@ from mneme.runtime.errors import Error
         ("m@2", [0.6, 0.7], "INVALID_FIELD"),
         ("m@2", [0.0, 0.0], "INVALID_FIELD"),
         ("m@2", [float("nan"), 1.0], "INVALID_FIELD"),
+        ("m@2", [3e38, 3e38], "INVALID_FIELD"),
     ],
 )
 def test_a_vector_must_fit_the_space(space: str, values: list[float], reason: str | None) -> None:
