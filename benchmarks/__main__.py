@@ -33,7 +33,10 @@ class Name(enum.StrEnum):
 
 PARTS = {Name.TURN: Part(turn.measure, turn.PREFIXES)}
 
+app = typer.Typer(pretty_exceptions_enable=False)
 
+
+@app.command()
 def main(
     only: Annotated[Name | None, typer.Option(help="Measure this part, and replace only its rows in the file.")] = None,
 ) -> None:
@@ -55,4 +58,4 @@ async def _ended_by_sigterm(work: Coroutine[Any, Any, list[Row]]) -> list[Row]:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    app()

@@ -88,7 +88,12 @@ async def deployed(stores: Settings, groups: Sequence[tuple[str, ...]]) -> Async
             started.append((Process(group, port, metrics_port, child.pid), child, log))
         for process, child, log in started:
             await asyncio.to_thread(_until_serving, process, child, log)
-        yield Deployment(tuple(process for process, _, _ in started), mint_dev_token(stores.data_dir, TENANT))
+        try:
+            yield Deployment(tuple(process for process, _, _ in started), mint_dev_token(stores.data_dir, TENANT))
+        except Exception as failure:
+            for process, _, log in started:
+                failure.add_note(f"{process.label} logged: {_tail(log)}")
+            raise
 
 
 @asynccontextmanager
@@ -162,8 +167,11 @@ def _until_serving(process: Process, child: subprocess.Popen[bytes], log: Path) 
             waiting = [request for request in waiting if not _serving(health, request)]
             time.sleep(0.05)
     if waiting:
-        tail = log.read_text(encoding="utf-8", errors="replace")[-4000:]
-        raise RuntimeError(f"{process.label} does not serve (exit code {child.poll()}):\n{tail}")
+        raise RuntimeError(f"{process.label} does not serve (exit code {child.poll()}):\n{_tail(log)}")
+
+
+def _tail(log: Path) -> str:
+    return log.read_text(encoding="utf-8", errors="replace")[-4000:]
 
 
 def _serving(health: health_pb2_grpc.HealthStub, request: health_pb2.HealthCheckRequest) -> bool:
