@@ -14,12 +14,13 @@ import structlog
 
 from mneme.orchestrator.events import EventLog
 from mneme.orchestrator.executor import Executor
-from mneme.orchestrator.models.port import ChatModel
+from mneme.orchestrator.models.port import ChatModel, ToolUse
 from mneme.orchestrator.patience import Patience
 from mneme.orchestrator.profile import Profile
 from mneme.orchestrator.records import Bill, Fence, Run, Step, Work
 from mneme.orchestrator.relay.watch import Hub
 from mneme.orchestrator.store import journal as journal_store
+from mneme.orchestrator.tools import InvalidCall, ParsedCall, parse_call
 from mneme.orchestrator.window import Window
 from mneme.runtime.db import Connection, Database
 from mneme.runtime.errors import Error
@@ -104,6 +105,8 @@ class Current:
     """What the run waited for last."""
     times: dict[str, tuple[int, float]] = field(default_factory=dict)
     """Calls and seconds, by service."""
+    parsed: dict[str, ParsedCall | InvalidCall] = field(default_factory=dict)
+    """Calls as they were checked, by call id."""
     pause: timedelta | None = None
     """For how long timed events are to wait, from the next transaction on."""
 
@@ -111,6 +114,12 @@ class Current:
     def fence(self) -> Fence:
         """What every write must pass."""
         return self.work.fence
+
+    def checked(self, call: ToolUse) -> ParsedCall | InvalidCall:
+        """A call against its tool's schema."""
+        if call.id not in self.parsed:
+            self.parsed[call.id] = parse_call(call.name, call.arguments_json, self.profile.tools)
+        return self.parsed[call.id]
 
     @property
     def run(self) -> Run:

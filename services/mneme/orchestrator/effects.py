@@ -11,7 +11,7 @@ from mneme.orchestrator import events, journal
 from mneme.orchestrator.current import Current
 from mneme.orchestrator.executor import ToolContext, ToolResult
 from mneme.orchestrator.models.port import ModelOutput, ToolUse
-from mneme.orchestrator.tools import InvalidCall, ParsedCall, parse_call
+from mneme.orchestrator.tools import InvalidCall, ParsedCall
 from mneme.orchestrator.window import Window
 from mneme.runtime import call as running
 from mneme.runtime.call import Call, Principal
@@ -63,7 +63,7 @@ class Effects:
         earlier = {message.tool_call_id: message for message in window.messages if message.role == "tool"}
         outcomes = []
         for index, call in enumerate(output.tool_calls):
-            parsed = parse_call(call.name, call.arguments_json, self._current.profile.tools)
+            parsed = self._current.checked(call)
             context = ToolContext(
                 agent_id=self._current.run.agent_id,
                 conversation_id=self._current.fence.conversation_id,

@@ -143,15 +143,6 @@ def input_of(stored: Mapping[str, Any]) -> Input:
     )
 
 
-def sent_texts(output: ModelOutput, arguments: Sequence[Mapping[str, Any] | None]) -> list[str]:
-    """What the user gets: the message of each valid send_message call."""
-    return [
-        found["message"]
-        for call, found in zip(output.tool_calls, arguments, strict=True)
-        if call.name == SEND_MESSAGE and found is not None
-    ]
-
-
 def input_message(message: Input, sequence: int, count_tokens: Callable[[str], int]) -> Message:
     """An input as the window holds it."""
     text = message.shown()

@@ -1,7 +1,7 @@
 """Messages of the window to recall's and back.
 
 Recall's `text` is what people see and search: of an assistant message, what was sent to the user. What the model
-needs back beside it (its thoughts, reasoning, an event's kind) travels in `content`.
+needs back beside it (its thoughts, reasoning) travels in `content_json`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from mneme.common.v1 import common_pb2
 from mneme.orchestrator import journal
 from mneme.orchestrator.journal import Input
 from mneme.orchestrator.models.port import Role, ToolUse
-from mneme.orchestrator.tools import ParsedCall, parse_call
 from mneme.orchestrator.window import Message, Window
 from mneme.recall.v1 import recall_pb2
 
@@ -25,6 +24,15 @@ _ROLES: Mapping[int, Role] = {
     recall_pb2.ROLE_TOOL: "tool",
     recall_pb2.ROLE_SYSTEM: "system",
 }
+
+_KINDS: Mapping[str, recall_pb2.MessageKind.ValueType] = {
+    "user": recall_pb2.MESSAGE_KIND_USER_MESSAGE,
+    "system": recall_pb2.MESSAGE_KIND_SYSTEM_EVENT,
+    "interaction": recall_pb2.MESSAGE_KIND_INTERACTION,
+    "timed": recall_pb2.MESSAGE_KIND_TIMED,
+    "pressure": recall_pb2.MESSAGE_KIND_MEMORY_PRESSURE,
+}
+_KIND_NAMES = {kind: name for name, kind in _KINDS.items()}
 
 
 def wire_input(message: Input, token_count: int, run_id: str, step_id: str) -> recall_pb2.Message:
@@ -37,10 +45,10 @@ def wire_input(message: Input, token_count: int, run_id: str, step_id: str) -> r
         run_id=run_id,
         step_id=step_id,
         hidden=message.hidden,
+        speaker=message.speaker,
+        kind=_KINDS[message.kind],
     )
     wire.create_time.FromDatetime(message.create_time)
-    if message.kind != "user" or message.speaker:
-        wire.content_json = _json({"kind": message.kind, "speaker": message.speaker})
     return wire
 
 
@@ -133,8 +141,7 @@ def _model_text(wire: recall_pb2.Message, role: Role, content: Mapping[str, Any]
         return str(content["thought"]) if "thought" in content else wire.text
     if role == "tool":
         return wire.text
-    kind = content.get("kind") or ("user" if role == "user" else "system")
-    return journal.shown_text(kind, wire.text, wire.create_time.ToDatetime(UTC), str(content.get("speaker", "")))
+    return journal.shown_text(_KIND_NAMES[wire.kind], wire.text, wire.create_time.ToDatetime(UTC), wire.speaker)
 
 
 def _content(message: Message, sent: Sequence[str]) -> dict[str, Any]:
@@ -173,9 +180,3 @@ def _is_object(call: ToolUse) -> bool:
 
 def _refuse_constant(constant: str) -> NoReturn:
     raise ValueError(constant)
-
-
-def arguments_of(call: ToolUse, tools: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """The checked arguments of a call; None when it cannot be run."""
-    parsed = parse_call(call.name, call.arguments_json, tools)
-    return parsed.arguments if isinstance(parsed, ParsedCall) else None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import random
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
@@ -52,6 +54,13 @@ class Patience:
         Raises:
             Error: For any other reason.
         """
+        try:
+            return await typed(attempt)
+        except Error as error:
+            if not is_transient(error):
+                raise
+            await self._noticed(error)
+            await asyncio.sleep(self._first_wait(error))
         async for trial in AsyncRetrying(
             retry=retry_if_exception(is_transient),
             wait=self._wait,
@@ -62,6 +71,10 @@ class Patience:
             with trial:
                 return await typed(attempt)
         raise AssertionError("unreachable")
+
+    def _first_wait(self, error: Error) -> float:
+        wanted = error.retry_after.total_seconds() if error.retry_after is not None else 0.0
+        return max(wanted, self._settings.retry_min * random.random())  # noqa: S311 - jitter
 
     def _wait(self, state: RetryCallState) -> float:
         wait = wait_random_exponential(multiplier=self._settings.retry_min, max=self._settings.retry_max)(state)

@@ -14,7 +14,7 @@ from mneme.orchestrator.journal import Input
 from mneme.orchestrator.models.port import ModelOutput, StopReason, ToolUse, Usage
 from mneme.orchestrator.prompt import Prompt
 from mneme.orchestrator.records import Bill, Event, Step
-from mneme.orchestrator.tools import ParsedCall, parse_call
+from mneme.orchestrator.tools import ParsedCall
 from mneme.orchestrator.v1 import orchestrator_pb2 as pb
 from mneme.orchestrator.window import Message
 from mneme.recall.v1 import recall_pb2
@@ -91,7 +91,7 @@ def add_thoughts(current: Current, step: Step, output: ModelOutput, answer: Answ
     for thought in filter(None, thoughts):
         current.log.add(events.reasoning(thought, step.step_id))
     for call in output.tool_calls:
-        parsed = parse_call(call.name, call.arguments_json, current.profile.tools)
+        parsed = current.checked(call)
         heartbeat = isinstance(parsed, ParsedCall) and parsed.heartbeat
         current.log.add(events.tool_call(call, step.step_id, heartbeat=heartbeat))
     current.log.add(events.usage(step.step_id, step.model, step.bill, answer.duration, answer.first_piece))

@@ -262,7 +262,7 @@ class Turn:
         current.log.add(endings.terminal_event(current, ending))
         ageing = timedelta(seconds=current.deps.settings.orchestrator.ageing)
         async with current.transaction() as tx:
-            self._run_count = await journal_store.finish(
+            finished = await journal_store.finish(
                 tx,
                 current.fence,
                 ending,
@@ -271,7 +271,9 @@ class Turn:
                 step_id=self._carried_out,
                 pause=current.pause,
             )
-            following = await mailbox.take_next(tx, current.fence, ageing) if go_on else None
+            take_next = go_on and finished.nudged
+            following = await mailbox.take_next(tx, current.fence, ageing) if take_next else None
+        self._run_count = finished.model_run_count
         current.deps.hub.publish(current.run.run_id, current.log.flushed())
         endings.measure(current, ending)
         self._ended_well = ending.stop_reason == pb.STOP_REASON_END_TURN

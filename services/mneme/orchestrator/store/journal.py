@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
@@ -76,7 +77,7 @@ WITH {FENCE}, {ADD_EVENTS}, {_STEP_DONE}, delivered AS (
     ON CONFLICT (tenant_id, agent_id, user_id) DO UPDATE SET model_run_count = u.model_run_count + 1
     RETURNING model_run_count
 )
-SELECT (SELECT model_run_count FROM active) AS model_run_count FROM ended
+SELECT (SELECT model_run_count FROM active) AS model_run_count, (SELECT nudged FROM fence) AS nudged FROM ended
 """  # noqa: S608
 
 _DEAD_LETTER = """
@@ -103,6 +104,16 @@ SET state = %(waiting)s, last_sequence = GREATEST(r.last_sequence, %(last_sequen
 FROM fence WHERE r.tenant_id = %(tenant)s AND r.run_id = %(run_id)s
 RETURNING r.run_id
 """  # noqa: S608
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """What the end of a run brought to light."""
+
+    model_run_count: int
+    """The user's runs with the agent that have asked a model; 0 when this one did not."""
+    nudged: bool
+    """True when other events of the conversation may wait."""
 
 
 async def commit(tx: Connection, fence: Fence, step: Step, events: StoredEvents, *, warned: bool | None = None) -> bool:
@@ -181,8 +192,8 @@ async def finish(
     attempt: int,
     step_id: str = "",
     pause: timedelta | None = None,
-) -> int:
-    """Ends a run and frees its conversation; returns the user's number of runs that asked a model, 0 if not counted.
+) -> Finished:
+    """Ends a run and frees its conversation.
 
     Raises:
         LeaseLostError: Another worker holds the conversation.
@@ -205,7 +216,7 @@ async def finish(
         await tx.execute(_DEAD_LETTER, parameters)
     if pause is not None:
         await set_flags(tx, fence.conversation_id, pause=pause)
-    return row["model_run_count"] or 0
+    return Finished(row["model_run_count"] or 0, row["nudged"])
 
 
 async def park(tx: Connection, fence: Fence, events: StoredEvents) -> None:

@@ -47,6 +47,9 @@ WITH subject AS MATERIALIZED (
       AND EXISTS (SELECT FROM orchestrator.worker AS w
                   WHERE w.worker_id = %(worker_id)s AND w.expire_time > now())
     RETURNING l.epoch, l.warned
+), nudge AS (
+    UPDATE orchestrator.conversation_lease AS l SET nudged = true
+    FROM lease WHERE l.conversation_id = %(conversation_id)s AND NOT EXISTS (SELECT FROM taken)
 ), queued AS (
     INSERT INTO orchestrator.mailbox (event_id, tenant_id, conversation_id, run_id, priority)
     SELECT %(event_id)s, %(tenant)s, %(conversation_id)s, %(run_id)s, %(priority)s FROM fresh
@@ -137,7 +140,8 @@ UPDATE orchestrator.conversation_lease AS l
 SET run_id = coalesce((
     SELECT m.run_id FROM orchestrator.mailbox AS m
     WHERE m.conversation_id = l.conversation_id AND {_NOT_PAUSED}
-    ORDER BY {_CLASS}, m.arrival, m.event_id LIMIT 1), '')
+    ORDER BY {_CLASS}, m.arrival, m.event_id LIMIT 1), ''),
+    nudged = (SELECT count(*) FROM orchestrator.mailbox AS m WHERE m.conversation_id = l.conversation_id) > 1
 WHERE l.conversation_id = %(conversation_id)s AND l.worker_id = %(worker_id)s AND l.epoch = %(epoch)s
   AND l.run_id = ''
 RETURNING l.run_id

@@ -26,7 +26,7 @@ BILL_COLUMNS = "input_tokens, output_tokens, cache_read_tokens, cache_write_toke
 # takeover committed before makes the condition false: there is no moment in which two workers can both write.
 FENCE = """
 fence AS MATERIALIZED (
-    SELECT l.conversation_id FROM orchestrator.conversation_lease AS l
+    SELECT l.conversation_id, l.nudged FROM orchestrator.conversation_lease AS l
     WHERE l.conversation_id = %(conversation_id)s AND l.tenant_id = %(tenant)s AND l.run_id = %(run_id)s
       AND l.worker_id = %(worker_id)s AND l.epoch = %(epoch)s
     FOR UPDATE

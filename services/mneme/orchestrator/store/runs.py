@@ -87,6 +87,8 @@ WITH removed AS (
 ), queued AS (
     INSERT INTO orchestrator.mailbox (event_id, tenant_id, conversation_id, run_id, priority)
     VALUES (%(event_id)s, %(tenant)s, %(conversation_id)s, %(run_id)s, %(priority)s)
+), nudge AS (
+    UPDATE orchestrator.conversation_lease SET nudged = true WHERE conversation_id = %(conversation_id)s
 ), renamed AS (
     UPDATE orchestrator.run_event SET payload = %(payload)s
     WHERE tenant_id = %(tenant)s AND run_id = %(run_id)s AND sequence = %(sequence)s

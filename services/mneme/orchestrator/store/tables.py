@@ -116,6 +116,13 @@ conversation_lease = Table(
     Column("run_id", Text, nullable=False, server_default=text("''"), comment="Run in progress; empty for none"),
     Column("waiting", Boolean, nullable=False, server_default=text("false"), comment="That run waits for its caller"),
     Column("warned", Boolean, nullable=False, server_default=text("false"), comment="Of memory pressure, this period"),
+    Column(
+        "nudged",
+        Boolean,
+        nullable=False,
+        server_default=text("false"),
+        comment="Events may wait: set by whoever queues one, so that a run's end need not look in vain",
+    ),
     _perhaps("paused_until"),
     _moment("update_time"),
     PrimaryKeyConstraint("conversation_id", name="conversation_lease_pkey"),

@@ -137,6 +137,13 @@ def create_conversation_lease() -> None:
             nullable=False,
             comment="Of memory pressure, this period",
         ),
+        sa.Column(
+            "nudged",
+            sa.Boolean,
+            server_default=sa.text("false"),
+            nullable=False,
+            comment="Events may wait: set by whoever queues one, so that a run's end need not look in vain",
+        ),
         sa.Column("paused_until", sa.DateTime(timezone=True), nullable=True),
         sa.Column("update_time", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
         sa.PrimaryKeyConstraint("conversation_id", name="conversation_lease_pkey"),
