@@ -10,12 +10,17 @@ import pytest
 
 from mneme.orchestrator.models.offline import OfflineModel
 from mneme.orchestrator.models.offline.summary import summarise
+from mneme.orchestrator.models.offline.understanding import understand
 from mneme.orchestrator.models.port import Turn, complete
 from mneme.orchestrator.prompt import PRESSURE_NOTICE, event_text
 from tests.unit.orchestrator.clock import NOON
 from tests.unit.orchestrator.dialogue import Dialogue
 
 GROUPS: list[list[tuple[str, str, str]]] = json.loads(Path(__file__).with_name("offline_pairs.json").read_text("utf-8"))
+DIALOGUES: list[tuple[list[str], str, str, str]] = json.loads(
+    Path(__file__).with_name("offline_dialogues.json").read_text("utf-8")
+)
+SENTENCES: dict[str, list[str]] = json.loads(Path(__file__).with_name("offline_sentences.json").read_text("utf-8"))
 PAIRS = [pair for group in GROUPS for pair in group]
 
 
@@ -34,6 +39,31 @@ async def test_one_fact_is_found_again(dialogue: Dialogue, fact: str, question: 
     await dialogue.say(fact)
     dialogue.new_window()
     assert answer in await dialogue.say(question)
+
+
+@pytest.mark.parametrize(("told", "asked", "holds", "lacks"), DIALOGUES)
+async def test_what_was_told_in_many_ways(
+    dialogue: Dialogue, told: list[str], asked: str, holds: str, lacks: str
+) -> None:
+    for statement in told:
+        await dialogue.say(statement)
+    dialogue.new_window()
+    answer = await dialogue.say(asked)
+    assert holds in answer
+    assert not lacks or lacks not in answer
+
+
+@pytest.mark.parametrize("sentence", SENTENCES["statements"])
+def test_statements_are_kept_however_they_are_put(sentence: str) -> None:
+    understood = understand(sentence)
+    assert understood.statements
+    assert not understood.forget
+
+
+@pytest.mark.parametrize("sentence", SENTENCES["questions"])
+def test_questions_are_questions_with_or_without_a_mark(sentence: str) -> None:
+    understood = understand(sentence)
+    assert understood.questions or understood.topics
 
 
 @pytest.mark.parametrize("group", GROUPS, ids=lambda group: group[0][0])

@@ -94,7 +94,7 @@ _TOPICS = {
     Topic.TASK: pattern(
         r"^(?!.*\b(?:my|i)\b)(?:(?:can|could|would|will) you )?(?:please )?"
         r"(?:write|translate|compose|draw|paint|calculate|compute|generate|code|sing)\b(?! down)",
-        r"^(?!.*我的)(?:请|麻烦)?(?:你)?(?:帮我|给我|替我)?(?:写|翻译|画|算|作)(?:一|个|首|段|下|篇)",
+        r"^(?!.*我的)(?:请|麻烦)?(?:你)?(?:帮我|给我|替我)?(?:写|翻译|画|算|作)(?:一|个|首|段|篇)",
     ),
     Topic.TIME: pattern(
         r"what(?:'?s| is) the (?:current )?(?:time|date)(?: (?:now|today|right now))?[?.!\s]*$",

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 
-from mneme.orchestrator.models.offline.questions import is_about_talk, is_question, split_question
+from mneme.orchestrator.models.offline.questions import is_about_talk, is_either, is_question, split_question
 from mneme.orchestrator.models.offline.topics import SmallTalk, Topic, small_talk, topics, without_opening
 from mneme.orchestrator.models.offline.words import any_of, is_chinese, pattern, sentences, terms
 
@@ -45,6 +45,7 @@ def understand(message: str) -> Understanding:
             statements.extend(_clauses(rest[told.end() :].rstrip("?？")))
         elif is_question(rest):
             fact, question = split_question(rest)
+            fact = rest if is_either(rest) else fact or _embedded(rest)
             statements.extend(_clauses(fact) if fact else ())
             questions.append(question)
         elif statements and _CONTINUES.match(rest) and not is_about_talk(rest):
@@ -59,6 +60,12 @@ def _wish_to_forget(sentence: str) -> str:
     """What the sentence asks to forget; empty when it asks no such thing."""
     wish = _FORGET.match(sentence)
     return wish["what"].strip(" .!。！了吧") if wish and not is_question(sentence) else ""
+
+
+def _embedded(question: str) -> str:
+    """A fact that a question takes for granted ("Does it matter that I …?"); empty for none."""
+    found = _TAKEN_FOR_GRANTED.search(question)
+    return found["fact"] if found else ""
 
 
 def _clauses(sentence: str) -> list[str]:
@@ -85,12 +92,17 @@ _TELLING = pattern(
 """Questions in form that tell something."""
 _FORGET = re.compile(
     any_of(
-        r"^(?:please )?(?:forget|delete|remove|erase)(?: (?:about|that|what i (?:said|told you) about))*"
-        r"\s+(?!to\b|about it\b)",
-        r"^(?:请|麻烦)?(?:你)?(?:忘记|忘掉|忘了|删除|删掉|清除)(?!我?带)",
+        r"^(?:please )?forget(?: (?:about|that|what i (?:said|told you) about))*\s+(?!to\b|about it\b|it\b)",
+        r"^(?:please )?(?:delete|remove|erase)\s+(?=(?:my|our|that|what|the|everything|all)\b)",
+        r"^(?:请|麻烦)?(?:你)?(?:忘记|忘掉|忘了)(?!我?带)",
+        r"^(?:请|麻烦)?(?:你)?(?:把)?(?:删除|删掉|清除)(?=我|关于|那|这|所有|记忆)",
     )
-    + r"(?P<what>.{2,})",
+    + r"(?P<what>(?:(?![,;] ?i\b|[，；]我).){2,})$",
     re.IGNORECASE,
+)
+_TAKEN_FOR_GRANTED = pattern(
+    r"\b(?:told you|does it matter|is it (?:ok|okay|fine|a problem)|(?:do|whether|if) you know)(?: that)?\s+"
+    r"(?P<fact>i(?:['’]m|['’]ve| am| have| can['’]?t| don['’]?t)\b[^?.!]*)"
 )
 _FIRST_PERSON = r"(?:i|i['’]m|i['’]ve|i['’]d|i['’]ll|my|we|we['’]re|we['’]ve|our)\b"
 _ENGLISH_JOINT = pattern(
