@@ -29,6 +29,7 @@ from mneme.orchestrator.patience import Patience, is_transient
 from mneme.orchestrator.profile import Choice
 from mneme.orchestrator.records import Bill
 from mneme.runtime.errors import Error
+from mneme.runtime.metrics import Metrics
 
 log = structlog.stdlib.get_logger("mneme.orchestrator.asking")
 
@@ -108,6 +109,7 @@ class Asker:
         )
         reason = f"{choice.reason}: {first.reason_name}" if first else choice.reason
         shown = _Shown(self._current, step_id)
+        measured = _Measured(self._current.deps.metrics, sampling.model)
         self._current.model_asked = True
         began = time.monotonic()
         first_piece = 0.0
@@ -118,11 +120,13 @@ class Asker:
                         first_piece = first_piece or time.monotonic() - began
                         if isinstance(event, Finished):
                             took = time.monotonic() - began
+                            measured.answered(took, first_piece, event.output.usage)
                             return Answer(
                                 event.output, asked, reason, timedelta(seconds=took), timedelta(seconds=first_piece)
                             )
                         shown.take(event)
-        except Error:
+        except Error as error:
+            measured.failed(time.monotonic() - began, error)
             if shown.anything:
                 self._restart("the provider cut its answer")
             raise
@@ -136,6 +140,31 @@ class Asker:
         """Tells watchers to forget the deltas they have seen; stored with the next transaction."""
         self._current.attempt += 1
         self._current.log.add(events.restarted(self._current.attempt, reason))
+
+
+class _Measured:
+    """The metrics of one model call."""
+
+    def __init__(self, metrics: Metrics, model: str) -> None:
+        # Names come from callers: one that the table does not know must not become a label.
+        info = table.TABLE.get(model)
+        self._metrics = metrics
+        self._provider = str(info.provider) if info and info.provider else "other"
+        self._model = model if info else "other"
+
+    def answered(self, seconds: float, first_piece: float, usage: Usage) -> None:
+        """Counts an answer."""
+        metrics = self._metrics
+        metrics.model_seconds.labels(self._provider, self._model, "ok").observe(seconds)
+        metrics.model_first_token_seconds.labels(self._provider, self._model).observe(first_piece)
+        for kind in ("input", "output", "cache_read", "cache_write"):
+            count = getattr(usage, f"{kind}_tokens")
+            if count:
+                metrics.model_tokens.labels(self._model, kind).inc(count)
+
+    def failed(self, seconds: float, error: Error) -> None:
+        """Counts a failure by its reason."""
+        self._metrics.model_seconds.labels(self._provider, self._model, error.reason_name).observe(seconds)
 
 
 class _Shown:

@@ -68,6 +68,8 @@ class Handle:
 
     def cancel(self) -> None:
         """Asks the turn to stop after its current step, or at once while a model is asked."""
+        if self.cancel_requested:
+            return
         self.cancel_requested = True
         if self.thinking and self.task is not None:
             self.task.cancel()

@@ -85,7 +85,9 @@ def cleaned(output: ModelOutput, step: str) -> ModelOutput:
         for index, call in enumerate(output.tool_calls)
     )
     text = _clean(output.text)
-    return replace(output, text=text or ("" if calls else NOTHING_SAID), tool_calls=calls)
+    reasoning = tuple(replace(piece, text=_clean(piece.text)) for piece in output.reasoning)
+    said = text or ("" if calls else NOTHING_SAID)
+    return replace(output, text=said, tool_calls=calls, reasoning=reasoning)
 
 
 def output_json(output: ModelOutput) -> dict[str, Any]:

@@ -92,7 +92,7 @@ class Memory:
             after = self._tokens(built, overflowed=False)
             self._current.log.add(events.evicted(left, tokens, after, self.window.summary_version))
         if self._tokens(built, overflowed=overflowed) > policy.window_tokens:
-            raise self._overflow(built)
+            raise self._overflow(built, refused=overflowed)
         return built
 
     async def append(
@@ -234,11 +234,13 @@ class Memory:
             current.log.add(events.degraded("model", "evicted messages were not summarised by a model"))
             return summary.mechanical(window.summary, leaving, max_chars=_MECHANICAL_CHARS_PER_TOKEN * most)
 
-    def _overflow(self, built: Prompt) -> Error:
+    def _overflow(self, built: Prompt, *, refused: bool) -> Error:
         policy, model = self._current.profile.policy, self._current.profile.choices[0].sampling.model
+        metadata = {"tokens": str(built.tokens), "window": str(policy.window_tokens), "model": model}
+        if refused:
+            message = f"model '{model}' refuses the prompt of about {built.tokens} tokens as too long"
+        else:
+            message = f"the prompt needs {built.tokens} tokens, one for model '{model}' may have {policy.window_tokens}"
         return Error(
-            errors_pb2.REASON_CONTEXT_OVERFLOW,
-            f"the prompt needs {built.tokens} tokens, a prompt for model '{model}' may have "
-            f"{policy.window_tokens}, and nothing more can be evicted",
-            metadata={"tokens": str(built.tokens), "window": str(policy.window_tokens), "model": model},
+            errors_pb2.REASON_CONTEXT_OVERFLOW, f"{message}, and nothing more can be evicted", metadata=metadata
         )

@@ -8,9 +8,8 @@ rewrites the prefix that providers keep.
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import datetime
-from functools import cache
 from typing import Any
 
 from mneme.orchestrator.models.port import ModelRequest, SystemPart, ToolOutcome, ToolSpec, ToolUse, Turn
@@ -165,12 +164,7 @@ def _fields(value: Any) -> list[object] | dict[str, object]:
     """A value of the port as plain JSON: its fields in order; ten times as fast as a deep copy into dictionaries."""
     if isinstance(value, Mapping):
         return dict(value)
-    return [getattr(value, name) for name in _field_names(type(value))]
-
-
-@cache
-def _field_names(kind: type[Any]) -> tuple[str, ...]:
-    return tuple(field.name for field in fields(kind))
+    return [getattr(value, name) for name in value.__dataclass_fields__]
 
 
 def _stamp(moment: datetime) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
+from psycopg.errors import UniqueViolation
 from psycopg.types.json import Jsonb
 
 from mneme.orchestrator.records import Ending, Fence, LeaseLostError, Step, StoredEvents
@@ -14,6 +15,7 @@ from mneme.orchestrator.store.rows import (
     ADD_EVENTS,
     BILL_COLUMNS,
     FENCE,
+    Row,
     bill_parameters,
     event_parameters,
     fence_parameters,
@@ -144,9 +146,7 @@ async def commit(tx: Connection, fence: Fence, step: Step, events: StoredEvents,
         "render_version": step.render_version,
         "references": Jsonb(list(step.references)),
     }
-    row = await (await tx.execute(_COMMIT, parameters)).fetchone()
-    if row is None:
-        raise LeaseLostError
+    row = await _written(tx, _COMMIT, parameters)
     if warned is not None:
         await set_flags(tx, fence.conversation_id, warned=warned)
     return bool(row["cancel_requested"])
@@ -175,9 +175,7 @@ async def checkpoint(
         "step_id": step_id,
         "continue_reason": continue_reason,
     }
-    row = await (await tx.execute(_CHECKPOINT, parameters)).fetchone()
-    if row is None:
-        raise LeaseLostError
+    row = await _written(tx, _CHECKPOINT, parameters)
     if warned is not None or pause is not None:
         await set_flags(tx, fence.conversation_id, warned=warned, pause=pause)
     return bool(row["cancel_requested"])
@@ -209,9 +207,7 @@ async def finish(
         "failure": ending.failure,
         "model_asked": ending.model_asked,
     }
-    row = await (await tx.execute(_FINISH, parameters)).fetchone()
-    if row is None:
-        raise LeaseLostError
+    row = await _written(tx, _FINISH, parameters)
     if ending.dead_letter:
         await tx.execute(_DEAD_LETTER, parameters)
     if pause is not None:
@@ -228,6 +224,22 @@ async def park(tx: Connection, fence: Fence, events: StoredEvents) -> None:
     parameters = {**fence_parameters(fence), **event_parameters(events), "waiting": pb.RUN_STATE_WAITING}
     if await (await tx.execute(_PARK, parameters)).fetchone() is None:
         raise LeaseLostError
+
+
+async def _written(tx: Connection, statement: str, parameters: dict[str, Any]) -> Row:
+    """The row of a fenced statement.
+
+    Raises:
+        LeaseLostError: The fence did not hold, or what is to be written is there already: a transaction whose end
+            this attempt never learned of had been committed. Either way the next attempt knows better.
+    """
+    try:
+        row = await (await tx.execute(statement, parameters)).fetchone()
+    except UniqueViolation as error:
+        raise LeaseLostError from error
+    if row is None:
+        raise LeaseLostError
+    return row
 
 
 async def model_run_count(tx: Connection, tenant: str, agent_id: str, user_id: str) -> int:
