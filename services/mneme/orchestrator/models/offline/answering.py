@@ -27,6 +27,8 @@ _HINT = 0.05
 """Evidence from which on a line may be meant."""
 _NEAR = 0.5
 """A line is quoted beside the best one where its score is at least this part of the best."""
+_NEAR_OF_OTHER = 0.8
+"""The same for a line that shares no word with the question while the best one does, or has another attribute."""
 _NEAR_OF_MANY = 0.25
 """The same where the question asks for several things."""
 _QUOTE_CHARS = 300
@@ -79,9 +81,12 @@ def answer(question: str, view: View, vectors: WordVectors) -> Answer:
     personal = any(about.search(question) for about in (_PERSONAL, _ADVICE, _TO_MODEL))
     if ranked and _stands_out(ranked[0], personal):
         sure = ranked[0].score >= _STRONG
-        near = ranked[0].score * (_NEAR_OF_MANY if _MANY.search(question) else _NEAR) if sure else _WEAK / 2
-        kept = (candidates[item.index] for item in ranked if item.score >= near)
-        return Answer(Fit.SURE if sure else Fit.LIKELY, tuple(_distinct(kept, MAX_QUOTES if sure else MAX_UNSURE)))
+        part = _NEAR_OF_MANY if _MANY.search(question) else _NEAR
+        kept = [
+            item for item in ranked if _stands_beside(item, ranked[0], part) or (not sure and item.score >= _WEAK / 2)
+        ]
+        quotes = _distinct((candidates[item.index] for item in kept), MAX_QUOTES if sure else MAX_UNSURE)
+        return Answer(Fit.SURE if sure else Fit.LIKELY, tuple(quotes))
     known = [item for item in ranked if candidates[item.index].source == "memory"]
     hinted = [item for item in known if item.evidence >= _HINT]
     chosen = known[:MAX_KNOWN] if personal else hinted[:MAX_QUOTES]
@@ -96,6 +101,15 @@ def _stands_out(best: Scored, personal: bool) -> bool:
     says.
     """
     return best.score >= _WEAK if personal else best.evidence >= _WEAK
+
+
+def _stands_beside(item: Scored, best: Scored, part: float) -> bool:
+    """True where a line is worth quoting beside the best one, and is not plainly about something else."""
+    if (best.words and not item.words and not item.asked) or (
+        best.attribute and item.attribute not in {"", best.attribute}
+    ):
+        part = max(part, _NEAR_OF_OTHER)
+    return item.score >= best.score * part
 
 
 def memory_lines(blocks: Iterable[Block]) -> list[tuple[Block, str]]:

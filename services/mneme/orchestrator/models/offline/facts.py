@@ -97,13 +97,14 @@ _TAIL = re.compile(
 )
 _CHANGE = pattern(
     r"\b(?:renamed|updated?|actually|from now on)\b",
-    r"\b(?:rescheduled|postponed|moved|changed|slipped|pushed|delayed|extended|brought forward|cancel(?:l)?ed)\b",
+    r"\b(?:rescheduled|postponed|moved|changed|slipped|pushed|delayed|extended|brought forward)\b",
     r"改成|改为|改到|改叫|改在|更正|纠正|其实|不是.{1,12}(?:而)?是|推迟|延期|提前|变成|变了|更新|说错了|取消",
 )
 _END = pattern(
     r"\b(?:correction|i was wrong|i meant|by mistake|not .{1,30} but)\b",
     r"\b(?:no longer|any ?more|instead of|instead|rather than|used to|turns out|after all|these days|now|lately)\b",
-    r"\b(?:switched|gave up|given up|quit|stopped|replaced?|swapped|traded|upgraded|downgraded|became|turned)\b",
+    r"\b(?:switched|swapped|traded|upgraded|downgraded|replaced?|became|turned|gave up|given up|quit|stop(?:ped)?)\b",
+    r"\b(?:closed|sold|left|retired|broke up|cancel(?:l)?ed|scratch that|the new one)\b",
     r"不再|换成|换了|换到|戒了|戒掉|已经不|原来不|升级|改[喝吃用坐学开穿看去走骑做当]|不能再",
 )
 _ADDITION = pattern(

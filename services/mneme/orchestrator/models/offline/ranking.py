@@ -46,6 +46,12 @@ class Scored:
     """0 to about 1.4, higher is better."""
     evidence: float
     """The part of the score that comes from words, concepts and attribute."""
+    words: float
+    """Part of the question's words that the line has, from 0 to 1."""
+    attribute: str
+    """What the line gives the value of; empty where it is not the only one of its kind."""
+    asked: bool
+    """True where the question asks for that attribute."""
 
 
 def rank(question: str, lines: Sequence[str], vectors: WordVectors) -> list[Scored]:
@@ -54,11 +60,12 @@ def rank(question: str, lines: Sequence[str], vectors: WordVectors) -> list[Scor
     rarity = _rarity([terms(line) | concepts(line) for line in lines])
     scored: list[Scored] = []
     for index, line in enumerate(lines):
-        evidence = _WORDS * _share(asked_terms, terms(line), rarity)
-        evidence += _ATTRIBUTE * (asked_value != "" and attribute(line) == asked_value)
+        words, about = _share(asked_terms, terms(line), rarity), attribute(line)
+        asked = asked_value != "" and about == asked_value
+        evidence = _WORDS * words + _ATTRIBUTE * asked
         evidence += _CONCEPTS * _concept_share(asked_concepts, concepts(line), rarity)
         score = evidence + _KIND * _right_kind(question, line) + _VECTORS * vectors.cosine(question, line)
-        scored.append(Scored(index, score, evidence))
+        scored.append(Scored(index, score, evidence, words, about, asked))
     return sorted(scored, key=lambda item: (-item.score, -item.index))
 
 

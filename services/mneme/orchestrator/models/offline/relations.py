@@ -72,7 +72,7 @@ _MONTH = any_of("january|february|march|april|may|june|july|august|september|oct
 _RELATIONS = {
     "name": pattern(
         rf"^my (?:full |first |real )?name(?:'s)?\b|{_AM} (?:called|named)\b|^I go by\b",
-        r"^(?:please )?(?:call|address) (?:me|I)\b",
+        r"\b(?:call|address) (?:me|I)\b(?! (?:when|if|at|on|before|after|back|later|between|tomorrow|again)\b)",
         r"\bI(?:['’]d| would| want| prefer)?(?: like)? (?:you to call me|to be called)\b",
     ),
     "birthday": pattern(

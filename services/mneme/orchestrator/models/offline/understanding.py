@@ -106,13 +106,14 @@ _TAKEN_FOR_GRANTED = pattern(
 )
 _FIRST_PERSON = r"(?:i|i['’]m|i['’]ve|i['’]d|i['’]ll|my|we|we['’]re|we['’]ve|our)\b"
 _ENGLISH_JOINT = pattern(
-    r"\s*;\s*",
+    rf"\s*;\s*(?={_FIRST_PERSON})",
     rf"(?:\s*,\s*|\s+)(?:and|but|plus|also)(?:\s+also)?\s+(?={_FIRST_PERSON})",
     rf"\s*,\s*(?={_FIRST_PERSON})",
 )
 _CHINESE_JOINT = re.compile(r"[，,；;](?:而且|并且|另外|还有|同时|但是?|不过|然后)?(?=我(?!们?(?:就|才|会|都|也|便)))")
 _CONTINUES = pattern(
-    r"^(?:he|she|it|they|his|her|hers|its|their|this|that|these|those|there|both|one of them)(?:['’]\w+)?\b",
+    r"^(?:he|she|it|they|his|her|hers|its|their|this|that|these|those|there|both|"
+    r"one of them|the new one|the other one)(?:['’]\w+)?\b",
     "^[他她它其这那]",
 )
 """Sentences that nobody understands without the one before."""

@@ -27,7 +27,7 @@ _ABBREVIATIONS = "".join(
         r"no\.",
     )
 )
-_SENTENCE_END = re.compile(rf"(?<=[.!?;]){_ABBREVIATIONS}[\"'”’)]*\s+|(?<=[。！？；])[”’」）]*\s*|\n+", re.IGNORECASE)
+_SENTENCE_END = re.compile(rf"(?<=[.!?]){_ABBREVIATIONS}[\"'”’)]*\s+|(?<=[。！？；])[”’」）]*\s*|\n+", re.IGNORECASE)
 
 _FUNCTION_WORDS = """a about after again all also am an and any are as at be because been before being both but by can
     could did do does doing don't down during each few for from further had has have having he her here hers
@@ -45,7 +45,25 @@ _ZH_STOP = (
     "我 你 您 他 她 它 的 了 吗 呢 吧 啊 呀 是 在 有 和 与 跟 就 都 也 很 把 被 给 请 不 能 这 那"
 )
 _ZH_STOP_PATTERN = re.compile("|".join(sorted(_ZH_STOP.split(), key=len, reverse=True)))
-_SPELLINGS = {"favourite": "favorite", "colour": "color", "grey": "gray", "mum": "mother", "mom": "mother"}
+_SPELLINGS = {
+    "favourite": "favorite",
+    "colour": "color",
+    "grey": "gray",
+    "mum": "mother",
+    "mom": "mother",
+    "mummy": "mother",
+    "dad": "father",
+    "daddy": "father",
+    "grandma": "grandmother",
+    "grandpa": "grandfather",
+    "children": "child",
+    "kid": "child",
+    "kids": "child",
+    "feet": "foot",
+    "teeth": "tooth",
+    "people": "person",
+    "surname": "lastname",
+}
 
 
 def any_of(*alternatives: str) -> str:
