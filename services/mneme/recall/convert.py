@@ -8,6 +8,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from mneme.common.v1 import common_pb2
 from mneme.errors.v1 import errors_pb2
+from mneme.recall import rules
 from mneme.recall.records import Filter, Hit, Message, NewMessage, ToolCall
 from mneme.recall.v1 import recall_pb2 as pb
 from mneme.runtime import call, ids
@@ -32,6 +33,8 @@ def new_message(message: pb.Message) -> NewMessage:
         provenance=message.provenance.SerializeToString(deterministic=True) if given("provenance") else None,
         from_recall=message.provenance.from_recall,
         hidden=message.hidden,
+        speaker=message.speaker,
+        kind=message.kind or rules.usual_kind(message.role),
     )
 
 
@@ -51,6 +54,8 @@ def wire_message(message: Message, *, with_text: bool = True) -> pb.Message:
         token_count=message.token_count,
         index_state=common_pb2.IndexState.ValueType(message.index_state),
         hidden=message.hidden,
+        speaker=message.speaker,
+        kind=pb.MessageKind.ValueType(message.kind),
     )
     if message.created_at is not None:
         wire.create_time.FromDatetime(message.created_at)

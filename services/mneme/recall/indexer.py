@@ -126,7 +126,7 @@ class Indexer:
 
     async def _index_part(self, tenant: str, messages: Sequence[Unindexed], claims: dict[str, Claim]) -> None:
         request = embedding_pb2.EmbedRequest(
-            texts=[indexed_text(one.role, one.text) for one in messages],
+            texts=[indexed_text(one) for one in messages],
             input_type=embedding_pb2.INPUT_TYPE_DOCUMENT,
             priority=embedding_pb2.PRIORITY_BULK,
             overflow=embedding_pb2.OVERFLOW_TRUNCATE,
@@ -162,9 +162,9 @@ class Indexer:
             await queue.release(tx, claims, delays)
 
 
-def indexed_text(role: int, text: str) -> str:
+def indexed_text(message: Unindexed) -> str:
     """Returns what is embedded of a message: speaker and words, as questions often name who said something."""
-    return f"{Role(role).name.lower()}: {text}"
+    return f"{message.speaker or Role(message.role).name.lower()}: {message.text}"
 
 
 def is_direction(vector: Sequence[float]) -> bool:

@@ -17,6 +17,18 @@ class Role(IntEnum):
     SYSTEM = 4
 
 
+class Kind(IntEnum):
+    """What a message is; the numbers are those of the contract."""
+
+    USER_MESSAGE = 1
+    AGENT_MESSAGE = 2
+    TOOL_RESULT = 3
+    SYSTEM_EVENT = 4
+    INTERACTION = 5
+    TIMED = 6
+    MEMORY_PRESSURE = 7
+
+
 class IndexState(IntEnum):
     """How far a message is indexed by meaning; the numbers are those of the contract."""
 
@@ -57,6 +69,10 @@ class NewMessage:
     from_recall: bool = False
     """True for a text that came out of a search; it is found at its source, so it is not indexed again."""
     hidden: bool = False
+    speaker: str = ""
+    """Who of several people speaks; empty where there is one."""
+    kind: int = 0
+    """0 for what the role says."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,21 @@ from collections.abc import Iterator, Sequence
 from typing import NoReturn
 
 from mneme.errors.v1 import errors_pb2
-from mneme.recall.records import NewMessage, Role, ToolCall
+from mneme.recall.records import Kind, NewMessage, Role, ToolCall
 from mneme.runtime.errors import Error, invalid
+
+_KINDS = {
+    Role.USER: (Kind.USER_MESSAGE,),
+    Role.ASSISTANT: (Kind.AGENT_MESSAGE,),
+    Role.TOOL: (Kind.TOOL_RESULT,),
+    Role.SYSTEM: (Kind.SYSTEM_EVENT, Kind.INTERACTION, Kind.TIMED, Kind.MEMORY_PRESSURE),
+}
+"""Kinds of message by role, the usual one first."""
+
+
+def usual_kind(role: int) -> int:
+    """Returns what a message of a role is unless its writer says more."""
+    return _KINDS[Role(role)][0]
 
 
 def check_batch(messages: Sequence[NewMessage]) -> None:
@@ -71,6 +84,8 @@ def open_results(messages: Sequence[NewMessage]) -> Iterator[tuple[int, str]]:
 
 
 def _check_role(at: str, message: NewMessage) -> None:
+    if message.kind not in _KINDS[Role(message.role)]:
+        raise invalid(f"{at}.kind", f"{Kind(message.kind).name} does not fit the role {Role(message.role).name}")
     if message.tool_calls and message.role != Role.ASSISTANT:
         raise _bad_role(at, message, "only an ASSISTANT message holds tool calls")
     if message.role == Role.TOOL and not message.tool_call_id:

@@ -290,7 +290,11 @@ async def _appended(run: Awaitable[Appended]) -> pb.AppendMessagesResponse:
 
 async def _documents(batch: Batch) -> list[lexical.Document]:
     """Returns the terms of the messages to be searched; a text out of a search is found at its source."""
-    sources = [(one.message_id, one.text) for one in batch.messages if one.text and not one.from_recall]
+    sources = [
+        (one.message_id, f"{one.speaker} {one.text}" if one.speaker else one.text)
+        for one in batch.messages
+        if one.text and not one.from_recall
+    ]
 
     def read() -> list[lexical.Document]:
         documents = [

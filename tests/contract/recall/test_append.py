@@ -10,7 +10,7 @@ import pytest
 from mneme.common.v1 import common_pb2
 from mneme.recall.v1 import recall_pb2 as pb
 from mneme.recall.v1.recall_pb2_grpc import RecallServiceStub
-from tests.contract.recall.conftest import Writer, asks, assistant, request_id, result, user
+from tests.contract.recall.conftest import Embedding, Writer, asks, assistant, request_id, result, texts, user
 from tests.support.hosting import Replica, failure
 
 if TYPE_CHECKING:
@@ -30,6 +30,8 @@ async def test_messages_come_back_as_they_were_given(writer: Writer) -> None:
         token_count=12,
         provenance=common_pb2.Provenance(reason="asked", trust_level=common_pb2.TRUST_LEVEL_AGENT),
         hidden=True,
+        speaker="Ann",
+        kind=pb.MESSAGE_KIND_AGENT_MESSAGE,
     )
     given.create_time.FromJsonString("2026-01-02T03:04:05.678901Z")
     response = await writer.append(given)
@@ -44,6 +46,28 @@ async def test_messages_come_back_as_they_were_given(writer: Writer) -> None:
     for name in ("agent_id", "conversation_id", "sequence", "index_state"):
         stored.ClearField(name)
     assert stored == given
+
+
+async def test_the_kind_of_a_message_fits_its_role(writer: Writer) -> None:
+    await writer.append(
+        user("hello"),
+        pb.Message(role=pb.ROLE_SYSTEM, text="logged in", kind=pb.MESSAGE_KIND_INTERACTION),
+        pb.Message(role=pb.ROLE_SYSTEM, text="notice"),
+    )
+    assert [message.kind for message in (await writer.window()).messages] == [
+        pb.MESSAGE_KIND_USER_MESSAGE,
+        pb.MESSAGE_KIND_INTERACTION,
+        pb.MESSAGE_KIND_SYSTEM_EVENT,
+    ]
+    error = await failure(writer.append(user("x", kind=pb.MESSAGE_KIND_TIMED)))
+    assert (error.reason_name, error.violations[0].field) == ("INVALID_FIELD", "messages[0].kind")
+
+
+async def test_a_message_is_found_by_its_speaker(writer: Writer, embedding: Embedding) -> None:
+    await writer.append(user("I like nuts", speaker="Ann"), user("I like tea", speaker="Bob"))
+    assert texts(await writer.words("what did Ann say")) == ["I like nuts"]
+    await writer.indexed()
+    assert "Ann: I like nuts" in embedding.fake.texts
 
 
 @pytest.mark.parametrize("content", ["[1]", "{", '{"n": NaN}', '{"n": 1} x', "[" * 100_000, "null"])

@@ -111,7 +111,7 @@ async def test_a_purge_waits_for_writes_that_missed_its_tombstone(writer: Writer
         await late.execute(
             "INSERT INTO recall.messages SELECT tenant_id, 'message-late', agent_id, conversation_id, user_id, 2, role,"
             " text, content, tool_calls, tool_call_id, tool_ok, created_at, step_id, run_id, token_count, provenance,"
-            " hidden, index_state, space, embedding FROM recall.messages WHERE tenant_id = 'acme'"
+            " hidden, index_state, speaker, kind, space, embedding FROM recall.messages WHERE tenant_id = 'acme'"
         )
     assert (await purging)["recall.messages"] == (2, 0)
 

@@ -51,18 +51,19 @@ WITH head AS (
 ), added AS (
     INSERT INTO recall.messages (
         tenant_id, id, agent_id, conversation_id, user_id, sequence_id, role, text, content, tool_calls,
-        tool_call_id, tool_ok, created_at, step_id, run_id, token_count, provenance, hidden, index_state)
+        tool_call_id, tool_ok, created_at, step_id, run_id, token_count, provenance, hidden, index_state, speaker,
+        kind)
     SELECT %(tenant)s, m.id, %(agent)s, %(conversation)s, h.user_id, h.first + m.number - 1, m.role, m.text,
         m.content, m.tool_calls, m.tool_call_id, m.tool_ok, coalesce(m.created_at, h.now), m.step_id,
-        m.run_id, m.token_count, m.provenance, m.hidden, m.index_state
+        m.run_id, m.token_count, m.provenance, m.hidden, m.index_state, m.speaker, m.kind
     FROM head h, unnest(
         %(ids)s::text[], %(roles)s::smallint[], %(texts)s::text[], %(contents)s::text[],
         %(tool_calls)s::jsonb[], %(tool_call_ids)s::text[], %(tool_oks)s::boolean[],
         %(times)s::timestamptz[], %(step_ids)s::text[],
         %(run_ids)s::text[], %(token_counts)s::int[], %(provenances)s::bytea[], %(hiddens)s::boolean[],
-        %(states)s::smallint[]) WITH ORDINALITY AS m (
+        %(states)s::smallint[], %(speakers)s::text[], %(kinds)s::smallint[]) WITH ORDINALITY AS m (
         id, role, text, content, tool_calls, tool_call_id, tool_ok, created_at, step_id, run_id, token_count,
-        provenance, hidden, index_state, number)
+        provenance, hidden, index_state, speaker, kind, number)
 ), called AS (
     INSERT INTO recall.tool_call (tenant_id, conversation_id, call_id, sequence_id, result_sequence)
     SELECT %(tenant)s, %(conversation)s, k.call_id, h.first + k.number, h.first + k.result
@@ -212,6 +213,8 @@ def _identity(message: NewMessage) -> tuple[object, ...]:
         message.step_id,
         message.run_id,
         message.hidden,
+        message.speaker,
+        message.kind,
     )
 
 
@@ -266,6 +269,8 @@ def _parameters(batch: Batch, searched: set[str]) -> dict[str, Any]:
         "provenances": [message.provenance for message in messages],
         "hiddens": [message.hidden for message in messages],
         "states": [_state(message, searched) for message in messages],
+        "speakers": [message.speaker for message in messages],
+        "kinds": [message.kind for message in messages],
         "call_ids": [call_id for call_id, _ in calls],
         "call_numbers": [number for _, number in calls],
         "call_results": [results.get(call_id) for call_id, _ in calls],
@@ -297,6 +302,8 @@ def _stored(
         run_id=message.run_id,
         token_count=message.token_count,
         hidden=message.hidden,
+        speaker=message.speaker,
+        kind=message.kind,
         agent_id=batch.agent_id,
         conversation_id=batch.conversation_id,
         user_id=user_id,

@@ -30,6 +30,7 @@ class Unindexed:
     message_id: str
     role: int
     text: str
+    speaker: str
 
 
 # The lease is the due time itself: a worker that dies leaves its claims to the next one when it has passed.
@@ -68,7 +69,7 @@ async def release(tx: Connection, claims: Sequence[Claim], delays: Sequence[time
 
 
 _TEXTS = """
-SELECT id, role, left(text, %(chars)s) AS text FROM recall.messages
+SELECT id, role, left(text, %(chars)s) AS text, speaker FROM recall.messages
 WHERE tenant_id = %(tenant)s AND id = ANY(%(ids)s)
 """
 
@@ -77,7 +78,7 @@ async def texts(tx: Connection, message_ids: Sequence[str], *, chars: int) -> li
     """Returns the first `chars` characters of messages; deleted ones are left out."""
     key = {"tenant": call.tenant(), "ids": list(message_ids), "chars": chars}
     cursor = await tx.execute(_TEXTS, key)
-    return [Unindexed(row["id"], row["role"], row["text"]) for row in await cursor.fetchall()]
+    return [Unindexed(row["id"], row["role"], row["text"], row["speaker"]) for row in await cursor.fetchall()]
 
 
 _STORE = """

@@ -10,7 +10,7 @@ from mneme.recall.records import Filter, Message, ToolCall
 MESSAGE_COLUMNS = """
     m.id, m.agent_id, m.conversation_id, m.user_id, m.sequence_id, m.role, m.text, m.content, m.tool_calls,
     m.tool_call_id, m.tool_ok, m.created_at, m.step_id, m.run_id, m.token_count, m.provenance, m.hidden,
-    m.index_state"""
+    m.index_state, m.speaker, m.kind"""
 
 
 def message_of(row: Mapping[str, Any]) -> Message:
@@ -34,6 +34,8 @@ def message_of(row: Mapping[str, Any]) -> Message:
         provenance=row["provenance"],
         hidden=row["hidden"],
         index_state=row["index_state"],
+        speaker=row["speaker"],
+        kind=row["kind"],
     )
 
 

@@ -59,6 +59,8 @@ messages = Table(
     _column("provenance", BYTEA, nullable=True),
     _column("hidden", Boolean),
     _column("index_state", SmallInteger),
+    _column("speaker"),
+    _column("kind", SmallInteger),
     # Vector space of `embedding`; both are empty until the message is indexed by meaning.
     _column("space", nullable=True),
     _column("embedding", HALFVEC(), nullable=True),

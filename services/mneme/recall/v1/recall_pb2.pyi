@@ -55,6 +55,50 @@ ROLE_SYSTEM: Role.ValueType  # 4
 """The system: events, warnings, timers."""
 Global___Role: _TypeAlias = Role  # noqa: Y015
 
+class _MessageKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _MessageKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_MessageKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    MESSAGE_KIND_UNSPECIFIED: _MessageKind.ValueType  # 0
+    """Means what the role says: USER_MESSAGE, AGENT_MESSAGE, TOOL_RESULT or SYSTEM_EVENT."""
+    MESSAGE_KIND_USER_MESSAGE: _MessageKind.ValueType  # 1
+    """What the user said."""
+    MESSAGE_KIND_AGENT_MESSAGE: _MessageKind.ValueType  # 2
+    """What the agent wrote: thoughts, tool calls, messages to the user."""
+    MESSAGE_KIND_TOOL_RESULT: _MessageKind.ValueType  # 3
+    """What a tool answered."""
+    MESSAGE_KIND_SYSTEM_EVENT: _MessageKind.ValueType  # 4
+    """A notice of the system."""
+    MESSAGE_KIND_INTERACTION: _MessageKind.ValueType  # 5
+    """Something the user did: logged in, finished an upload."""
+    MESSAGE_KIND_TIMED: _MessageKind.ValueType  # 6
+    """A timer went off."""
+    MESSAGE_KIND_MEMORY_PRESSURE: _MessageKind.ValueType  # 7
+    """A warning that the window fills up."""
+
+class MessageKind(_MessageKind, metaclass=_MessageKindEnumTypeWrapper):
+    """What a message is, beyond who speaks."""
+
+MESSAGE_KIND_UNSPECIFIED: MessageKind.ValueType  # 0
+"""Means what the role says: USER_MESSAGE, AGENT_MESSAGE, TOOL_RESULT or SYSTEM_EVENT."""
+MESSAGE_KIND_USER_MESSAGE: MessageKind.ValueType  # 1
+"""What the user said."""
+MESSAGE_KIND_AGENT_MESSAGE: MessageKind.ValueType  # 2
+"""What the agent wrote: thoughts, tool calls, messages to the user."""
+MESSAGE_KIND_TOOL_RESULT: MessageKind.ValueType  # 3
+"""What a tool answered."""
+MESSAGE_KIND_SYSTEM_EVENT: MessageKind.ValueType  # 4
+"""A notice of the system."""
+MESSAGE_KIND_INTERACTION: MessageKind.ValueType  # 5
+"""Something the user did: logged in, finished an upload."""
+MESSAGE_KIND_TIMED: MessageKind.ValueType  # 6
+"""A timer went off."""
+MESSAGE_KIND_MEMORY_PRESSURE: MessageKind.ValueType  # 7
+"""A warning that the window fills up."""
+Global___MessageKind: _TypeAlias = MessageKind  # noqa: Y015
+
 class _ListOrder:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -103,6 +147,8 @@ class Message(_message.Message):
     PROVENANCE_FIELD_NUMBER: _builtins.int
     INDEX_STATE_FIELD_NUMBER: _builtins.int
     HIDDEN_FIELD_NUMBER: _builtins.int
+    SPEAKER_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
     message_id: _builtins.str
     """Id, `message-…`. The orchestrator derives it from the step that made it, so that a repeated step writes it once:
     a batch that is stored already with the same content succeeds again. Empty on append: a new id.
@@ -139,6 +185,10 @@ class Message(_message.Message):
     """
     hidden: _builtins.bool
     """Keeps the message out of the user's view (warnings, inner events). Search leaves it out unless asked."""
+    speaker: _builtins.str
+    """Name of the speaker, in conversations of several people. Found by search like the text."""
+    kind: Global___MessageKind.ValueType
+    """What the message is; must fit `role`. Absent on append: what the role says."""
     @_builtins.property
     def tool_calls(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.ToolCall]:
         """Tools the agent asked for."""
@@ -172,10 +222,12 @@ class Message(_message.Message):
         provenance: _common_pb2.Provenance | None = ...,
         index_state: _common_pb2.IndexState.ValueType = ...,
         hidden: _builtins.bool = ...,
+        speaker: _builtins.str = ...,
+        kind: Global___MessageKind.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "provenance", b"provenance"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "content_json", b"content_json", "conversation_id", b"conversation_id", "create_time", b"create_time", "hidden", b"hidden", "index_state", b"index_state", "message_id", b"message_id", "provenance", b"provenance", "role", b"role", "run_id", b"run_id", "sequence", b"sequence", "step_id", b"step_id", "text", b"text", "token_count", b"token_count", "tool_call_id", b"tool_call_id", "tool_calls", b"tool_calls", "tool_ok", b"tool_ok", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "content_json", b"content_json", "conversation_id", b"conversation_id", "create_time", b"create_time", "hidden", b"hidden", "index_state", b"index_state", "kind", b"kind", "message_id", b"message_id", "provenance", b"provenance", "role", b"role", "run_id", b"run_id", "sequence", b"sequence", "speaker", b"speaker", "step_id", b"step_id", "text", b"text", "token_count", b"token_count", "tool_call_id", b"tool_call_id", "tool_calls", b"tool_calls", "tool_ok", b"tool_ok", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -32,6 +32,8 @@ _TABLES = (
         provenance bytea,
         hidden boolean NOT NULL,
         index_state smallint NOT NULL,
+        speaker text NOT NULL,
+        kind smallint NOT NULL,
         space text,
         embedding halfvec,
         CONSTRAINT messages_pkey PRIMARY KEY (tenant_id, id),
