@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mneme.orchestrator.models.conversation import GO_ON, HIDDEN_START, NOT_RUN, shaped
@@ -22,6 +22,7 @@ TURNS = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(TURNS)
 def test_every_call_has_exactly_one_outcome_right_behind_it(turns: list[Turn]) -> None:
     result = shaped(turns, with_tools=True)
@@ -34,6 +35,7 @@ def test_every_call_has_exactly_one_outcome_right_behind_it(turns: list[Turn]) -
             assert following.role != "tool"
 
 
+@settings(deadline=None)
 @given(TURNS, st.booleans())
 def test_roles_alternate_and_the_last_turn_asks_for_an_answer(turns: list[Turn], with_tools: bool) -> None:
     result = shaped(turns, with_tools=with_tools)
@@ -44,6 +46,7 @@ def test_roles_alternate_and_the_last_turn_asks_for_an_answer(turns: list[Turn],
         assert turn.role in {"user", "assistant", "tool"}
 
 
+@settings(deadline=None)
 @given(TURNS)
 def test_without_tools_nothing_but_text_is_left(turns: list[Turn]) -> None:
     result = shaped(turns, with_tools=False)

@@ -6,7 +6,7 @@ import itertools
 import json
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mneme.orchestrator.partial_json import StringField
@@ -16,7 +16,7 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5) | st.just("message"), inner),
     max_leaves=8,
 )  # fmt: skip
-SCALARS = st.text(st.characters(exclude_categories=["Cs"]))
+SCALARS = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
 
 
 def read(pieces: list[str], name: str = "message") -> str:
@@ -24,6 +24,7 @@ def read(pieces: list[str], name: str = "message") -> str:
     return "".join(field.feed(piece) for piece in pieces)
 
 
+@settings(deadline=None)
 @given(
     before=st.dictionaries(st.text(max_size=6).filter(lambda key: key != "message"), JSON, max_size=3),
     message=SCALARS,
@@ -47,6 +48,7 @@ def test_the_characters_equal_the_parsed_value_however_the_text_is_cut(
     assert read(pieces) == message == json.loads(source)["message"]
 
 
+@settings(deadline=None)
 @given(message=SCALARS, ascii_only=st.booleans())
 def test_every_single_cut_and_every_single_character(message: str, ascii_only: bool) -> None:
     source = json.dumps({"thought": {"message": "no"}, "message": message}, ensure_ascii=ascii_only)
@@ -54,6 +56,7 @@ def test_every_single_cut_and_every_single_character(message: str, ascii_only: b
     assert all(read([source[:cut], source[cut:]]) == message for cut in range(len(source) + 1))
 
 
+@settings(deadline=None)
 @given(message=SCALARS)
 def test_a_beginning_yields_a_beginning(message: str) -> None:
     source = json.dumps({"message": message})
@@ -61,11 +64,13 @@ def test_a_beginning_yields_a_beginning(message: str) -> None:
         assert message.startswith(read([source[:end]]))
 
 
+@settings(deadline=None)
 @given(value=JSON.filter(lambda value: not isinstance(value, str)))
 def test_another_kind_of_value_yields_nothing(value: object) -> None:
     assert read([json.dumps({"message": value})]) == ""
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_any_text_is_read_without_failing(source: str) -> None:
     assert isinstance(read(list(source)), str)

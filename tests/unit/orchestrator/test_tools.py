@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
@@ -122,12 +122,14 @@ def test_a_huge_or_deep_call_is_refused_in_few_words() -> None:
     assert len(problem("x" * 10_000, "{}")) < 2_000
 
 
+@settings(deadline=None)
 @given(st.text(), st.text())
 def test_any_text_is_parsed_or_told_off(name: str, arguments_json: str) -> None:
     for tool in (name, "archival_memory_search"):
         assert isinstance(parse_call(tool, arguments_json), ParsedCall | InvalidCall)
 
 
+@settings(deadline=None)
 @given(
     st.dictionaries(
         st.sampled_from(["query", "limit", "tags", HEARTBEAT]), st.from_type(type(None)) | st.integers() | st.text()
