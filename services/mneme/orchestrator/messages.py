@@ -141,7 +141,8 @@ def _model_text(wire: recall_pb2.Message, role: Role, content: Mapping[str, Any]
         return str(content["thought"]) if "thought" in content else wire.text
     if role == "tool":
         return wire.text
-    return journal.shown_text(_KIND_NAMES[wire.kind], wire.text, wire.create_time.ToDatetime(UTC), wire.speaker)
+    kind = _KIND_NAMES.get(wire.kind) or ("user" if role == "user" else "system")
+    return journal.shown_text(kind, wire.text, wire.create_time.ToDatetime(UTC), wire.speaker)
 
 
 def _content(message: Message, sent: Sequence[str]) -> dict[str, Any]:
