@@ -86,7 +86,6 @@ class AgentMethods(Base):
             agent = await store.lock_agent(tx, tenant, request.agent_id, bound_user())
             if agent is None:
                 raise not_found(request.agent_id)
-            _check_owner(agent)
             convert.check_etag(agent, request.etag)
             has_mask = request.HasField("update_mask")
             changed = convert.merged(agent.definition, request.agent, request.update_mask, has_mask=has_mask)
@@ -104,7 +103,7 @@ class AgentMethods(Base):
         operation_id = ids.new("operation")
 
         async def run() -> pb.DeleteAgentResponse:
-            _check_owner(await self._agent(tx, request.agent_id))
+            await self._agent(tx, request.agent_id)
             await store.set_agent_state(tx, tenant, request.agent_id, pb.AGENT_STATE_DELETING, operation_id)
             operation = new_operation(
                 operation_id,
@@ -123,20 +122,6 @@ class AgentMethods(Base):
     async def _begin(self, tx: Connection, operation: Operation) -> pb.Operation:
         stored = await operation_store.insert(tx, call.tenant(), operation, hold=self._operations.hold)
         return convert.wire_operation(stored)
-
-
-def _check_owner(agent: Agent) -> None:
-    """A credential bound to one user changes that user's own agents, never those that serve all users.
-
-    Raises:
-        Error: USER_NOT_ALLOWED.
-    """
-    if bound_user() not in ("", agent.user_id):
-        raise Error(
-            errors_pb2.REASON_USER_NOT_ALLOWED,
-            f"the credential is bound to one user and may not change {agent.agent_id}, which serves all",
-            metadata={"resource": agent.agent_id},
-        )
 
 
 def new_operation(
