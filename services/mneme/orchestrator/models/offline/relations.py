@@ -64,7 +64,8 @@ _ASKED = pattern(
 )
 _ADVERBIAL = pattern(
     r"^(?:today|yesterday|now|recently|lately|currently|actually|finally|these days|from now on|well|so|"
-    r"(?:last|this|next|since|as of|starting|in|on) [\w']+(?: [\w']+)?),?\s+(?=(?:i|my)\b)"
+    r"update|news|note|fyi|by the way|btw|"
+    r"(?:last|this|next|since|as of|starting|in|on) [\w']+(?: [\w']+)?)[,:]?\s+(?=(?:i|my|we|our)\b)"
 )
 _AM = r"\bI(?:['’]m| am| is| was)"
 _ADVERBS = r"(?:now |currently |still |just |recently |already |have |has |['’]ve )*"
@@ -87,6 +88,8 @@ _RELATIONS = {
         rf"^I {_ADVERBS}(?:lives?|resides?|moved|relocated|settled)\b(?! (?:with|alone|together|desks?|teams?))",
         rf"{_AM} {_ADVERBS}(?:living|residing|based|moving|relocating) (?:in|to|at|on)\b",
         r"^I\b.*\bmoved (?:in|into|back)\b",
+        rf"^we(?:['’]ve| have)? {_ADVERBS}(?:lives?|moved|relocated|settled)\b(?! (?:desks?|teams?))",
+        rf"{_AM} {_ADVERBS}in [A-Z]\w+ (?:now|these days|at the moment|currently)\b",
         r"^my (?:home|home ?town|city|place of residence) (?:is|are) (?:in |now )?\w",
     ),
     "employer": pattern(
