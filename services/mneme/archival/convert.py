@@ -59,7 +59,7 @@ def owner(message: pb.PassageOwner, field: str = "owner") -> Owner:
     return Owner(message.agent_id, message.knowledge_base_id)
 
 
-def draft(message: pb.Passage, vector: Embedded | None) -> Draft:
+def draft(holder: pb.InsertPassageRequest | pb.PassageItem, vector: Embedded | None) -> Draft:
     """Returns the passage to store, under the user that the caller may act for.
 
     Its id is a new one, unless a service names one to make its write repeatable.
@@ -67,6 +67,7 @@ def draft(message: pb.Passage, vector: Embedded | None) -> Draft:
     Raises:
         Error: USER_NOT_ALLOWED for another user than the credential's.
     """
+    message = holder.passage
     named = message.passage_id if call.current().principal.service else ""
     return Draft(
         passage_id=named or ids.new("passage"),
@@ -86,6 +87,8 @@ def draft(message: pb.Passage, vector: Embedded | None) -> Draft:
         document_start=message.document.start_char,
         document_end=message.document.end_char,
         embedded=vector,
+        supersedes=tuple(dict.fromkeys(holder.supersedes_passage_ids)),
+        supersede_reason=holder.supersede_reason,
     )
 
 

@@ -80,6 +80,9 @@ class Draft:
     document_end: int
     embedded: Embedded | None
     """Vector handed in or made; None leaves the passage waiting for one."""
+    supersedes: tuple[str, ...] = ()
+    """Passages that it replaces."""
+    supersede_reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)

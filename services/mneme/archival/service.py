@@ -86,22 +86,12 @@ class ArchivalServicer(rpc.ArchivalServiceServicer):
     async def InsertPassage(self, request: pb.InsertPassageRequest, context: Any) -> pb.InsertPassageResponse:
         """Stores one passage, findable by words and, where its vector can be made in time, by meaning."""
         owner = convert.owner(request.owner)
-        [draft] = await self._writer.embedded(owner, [await self._draft(request.passage, request, "vector")])
+        [draft] = await self._writer.embedded(owner, [await self._draft(request)])
 
         async def run(tx: Connection, author: Author) -> pb.InsertPassageResponse:
             [outcome] = await self._writer.store(tx, author, owner, [draft])
             if isinstance(outcome, Error):
                 raise outcome
-            if request.supersedes_passage_id:
-                await passages.supersede(
-                    tx,
-                    author,
-                    owner,
-                    passage_id=request.supersedes_passage_id,
-                    successor=outcome.passage_id,
-                    why=request.supersede_reason,
-                    provenance=draft.provenance,
-                )
             stored = await passages.get(tx, author.tenant, outcome.passage_id)
             return pb.InsertPassageResponse(passage=convert.passage_message(stored), duplicate=outcome.duplicate)
 
@@ -379,12 +369,12 @@ class ArchivalServicer(rpc.ArchivalServiceServicer):
         self._metrics.memory_writes.labels(SCHEMA, request.DESCRIPTOR.name.removesuffix("Request")).inc()
         return response
 
-    async def _draft(self, passage: pb.Passage, holder: pb.InsertPassageRequest | pb.PassageItem, field: str) -> Draft:
+    async def _draft(self, holder: pb.InsertPassageRequest | pb.PassageItem) -> Draft:
         vector: Embedded | None = None
         if holder.HasField("vector"):
             vector = convert.embedded(holder.vector)
-            await self._embedder.check(field, vector)
-        draft = convert.draft(passage, vector)
+            await self._embedder.check("vector", vector)
+        draft = convert.draft(holder, vector)
         guards.check_draft(draft)
         return draft
 
@@ -393,7 +383,7 @@ class ArchivalServicer(rpc.ArchivalServiceServicer):
         for item in items:
             try:
                 validation.check(item)
-                drafts.append(await self._draft(item.passage, item, "vector"))
+                drafts.append(await self._draft(item))
             except Error as error:
                 drafts.append(error)
         return drafts

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from mneme.archival import guards
 from mneme.archival.embedder import Embedder
 from mneme.archival.records import Author, Change, Draft, Owner, Passage, Provenance, Stored
-from mneme.archival.store import passages, scopes
+from mneme.archival.store import duplicates, passages, scopes
+from mneme.archival.store.duplicates import Batch
 from mneme.errors.v1 import errors_pb2
 from mneme.runtime import call, lexical
 from mneme.runtime.db import Connection, Database
 from mneme.runtime.errors import Error, not_found
+
+Replaced = tuple[Passage, Draft, str]
+"""A passage that a draft ends, the draft, and the id under which its text is stored."""
 
 
 class Writer:
@@ -33,9 +37,8 @@ class Writer:
         if len(missing) > 1:
             tenant = call.tenant()
             async with self._database.tenant(tenant) as tx:
-                keys = [(drafts[index].user_id, drafts[index].sha256) for index in missing]
-                known = await passages.known_hashes(tx, tenant, owner, keys)
-            missing = [i for i in missing if (drafts[i].user_id, drafts[i].sha256) not in known]
+                known = await duplicates.stored(tx, tenant, owner, [drafts[index] for index in missing])
+            missing = [index for position, index in enumerate(missing) if position not in known]
         made = await self._embedder.documents([drafts[index].text for index in missing], bulk=bulk)
         ready = list(drafts)
         for index, vector in zip(missing, made, strict=True):
@@ -56,11 +59,37 @@ class Writer:
         users = {draft.user_id for draft in drafts}
         await scopes.lock(tx, author.tenant, owner.id, users)
         await scopes.refuse_deleted(tx, author.tenant, owners=[owner], users=users)
-        batch = await passages.sort_out(tx, author.tenant, owner, drafts)
+        batch, refused, replaced = await self._sorted_out(tx, author, owner, drafts)
         if batch.new:
             words = [documents[draft.passage_id] for draft in batch.new]
             await passages.insert(tx, author, owner, batch.new, words)
-        return batch.outcomes
+        for old, draft, successor in replaced:
+            why, provenance = draft.supersede_reason, draft.provenance
+            await passages.supersede(tx, author, old, successor=successor, why=why, provenance=provenance)
+        stored = iter(batch.outcomes)
+        return [refused.get(position) or next(stored) for position in range(len(drafts))]
+
+    async def _sorted_out(
+        self, tx: Connection, author: Author, owner: Owner, drafts: Sequence[Draft]
+    ) -> tuple[Batch, dict[int, Error], list[Replaced]]:
+        """Returns what becomes of the drafts, but of those that may not replace what they name: their errors."""
+        refused: dict[int, Error] = {}
+        while True:
+            kept = [position for position in range(len(drafts)) if position not in refused]
+            batch = await duplicates.sort_out(tx, author.tenant, owner, [drafts[position] for position in kept])
+            replaced: dict[str, Replaced] = {}
+            errors: dict[int, Error] = {}
+            for position, outcome in zip(kept, batch.outcomes, strict=True):
+                if not isinstance(outcome, Stored) or not drafts[position].supersedes:
+                    continue
+                try:
+                    replaced |= await _replaced(tx, author, owner, drafts[position], outcome.passage_id, replaced)
+                except Error as error:
+                    errors[position] = error
+            if not errors:
+                return batch, refused, list(replaced.values())
+            # A draft that was a duplicate of a refused one is new now.
+            refused |= errors
 
     async def new_text_embedded(self, change: Change) -> Change:
         """Returns a change with the vector of its new text, if it has one and it can be made now."""
@@ -98,6 +127,27 @@ class Writer:
         if sum(len(draft.text) for draft in drafts) > lexical.THREAD_CHARS:
             return await asyncio.to_thread(make)
         return make()
+
+
+async def _replaced(
+    tx: Connection, author: Author, owner: Owner, draft: Draft, successor: str, others: Mapping[str, Replaced]
+) -> dict[str, Replaced]:
+    """Returns, by id, the passages that a draft ends; those that it ended already are left out.
+
+    Raises:
+        Error: NOT_FOUND; INVALID_STATE when another passage replaced one, also one of `others`, its batch;
+            USER_NOT_ALLOWED.
+    """
+    found: dict[str, Replaced] = {}
+    for passage_id in draft.supersedes:
+        old = await passages.replaceable(tx, author, owner, passage_id=passage_id, successor=successor)
+        if old is None:
+            continue
+        refuse_shared_write(old.user_id)
+        if passage_id in others and others[passage_id][2] != successor:
+            raise passages.replaced_already(passage_id, others[passage_id][2])
+        found[passage_id] = (old, draft, successor)
+    return found
 
 
 async def locked(tx: Connection, author: Author, passage_id: str) -> Passage:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import grpc
 import pytest
@@ -58,6 +59,61 @@ async def test_the_same_text_is_stored_once(archive: Archive, call: Call) -> Non
     mine = await (await call(user="ann")).insert("tea is green")
     assert not mine.duplicate
     assert mine.passage.user_id == "ann"
+
+
+async def test_a_fact_that_ended_is_stored_when_it_is_stated_again(archive: Archive) -> None:
+    ended: dict[str, Any] = {"valid_from": at("2019-01-01T00:00:00Z"), "valid_to": at("2020-01-01T00:00:00Z")}
+    past = await archive.insert("Ann works at Acme", **ended)
+    now = await archive.insert("Ann works at Acme")
+    assert (past.duplicate, now.duplicate) == (False, False)
+    assert await archive.found("Acme") == ["Ann works at Acme"]
+    assert (await archive.insert("Ann works at Acme")).passage == now.passage
+    assert (await archive.insert("Ann works at Acme", **ended)).passage == past.passage
+    later: dict[str, Any] = {"valid_to": at("2999-01-01T00:00:00Z")}
+    assert (await archive.insert("Ann works at Acme", **later)).duplicate
+    reopened = archive.update(past.passage.passage_id, update_mask=FieldMask(paths=["valid_to"]))
+    assert (await failure(reopened)).reason_name == "ALREADY_EXISTS"
+
+
+async def test_a_quarantined_copy_does_not_block_a_trusted_one(archive: Archive) -> None:
+    aside = await archive.insert("the code is 42", quarantined=True)
+    assert (await archive.insert("the code is 42", quarantined=True)).duplicate
+    trusted = await archive.insert("the code is 42")
+    assert not trusted.duplicate
+    assert await archive.found("code") == ["the code is 42"]
+    assert (await archive.insert("the code is 42", quarantined=True)).passage == trusted.passage
+    release = archive.update(aside.passage.passage_id, update_mask=FieldMask(paths=["quarantined"]))
+    assert (await failure(release)).reason_name == "ALREADY_EXISTS"
+    batch = await archive.insert_many(
+        [
+            pb.PassageItem(passage=pb.Passage(text="both", quarantined=True)),
+            pb.PassageItem(passage=pb.Passage(text="both")),
+            pb.PassageItem(passage=pb.Passage(text="both", quarantined=True)),
+        ]
+    )
+    assert (batch.inserted_count, batch.duplicate_count) == (2, 1)
+
+
+async def test_a_merge_replaces_several(archive: Archive, call: Call) -> None:
+    old = [(await archive.insert(text)).passage.passage_id for text in ("likes tea", "likes green tea", "drinks tea")]
+    merged = await archive.insert("likes green tea best", supersedes_passage_ids=old[:2], supersede_reason="merged")
+    assert [(await archive.get(one)).superseded_by for one in old[:2]] == [merged.passage.passage_id] * 2
+    assert sorted(await archive.found("tea")) == ["drinks tea", "likes green tea best"]
+
+    item = pb.PassageItem(passage=pb.Passage(text="drinks green tea"), supersedes_passage_ids=[old[2]])
+    rival = pb.PassageItem(passage=pb.Passage(text="drinks black tea"), supersedes_passage_ids=[old[2]])
+    late = pb.PassageItem(passage=pb.Passage(text="drinks milk"), supersedes_passage_ids=[old[0]])
+    again = pb.PassageItem(passage=pb.Passage(text="drinks milk"))
+    response = await archive.insert_many([item, rival, late, again])
+    outcomes = [result.WhichOneof("outcome") for result in response.results]
+    assert outcomes == ["passage_id", "error", "error", "passage_id"]
+    assert (await archive.get(old[2])).superseded_by == response.results[0].passage_id
+    by_words = await archive.found("drinks", mode=pb.SEARCH_MODE_LEXICAL)
+    assert sorted(by_words) == ["drinks green tea", "drinks milk"]
+
+    ann = await call(user="ann")
+    theft = ann.insert("all mine", supersedes_passage_ids=[response.results[0].passage_id])
+    assert (await failure(theft)).reason_name == "USER_NOT_ALLOWED"
 
 
 async def test_32_identical_inserts_at_once_make_one_passage(archive: Archive) -> None:
@@ -189,7 +245,7 @@ async def test_pages_follow_the_order_of_creation(archive: Archive) -> None:
             "vector",
         ),
         ({"text": "x", "vector": common_pb2.Vector(values=[0.5] * 64, space_id=SPACE)}, "INVALID_FIELD", "vector"),
-        ({"text": "x", "supersedes_passage_id": "passage-none"}, "NOT_FOUND", ""),
+        ({"text": "x", "supersedes_passage_ids": ["passage-none"]}, "NOT_FOUND", ""),
         ({"text": "x", "request_id": "not a uuid"}, "INVALID_FIELD", "request_id"),
         ({"text": "x", "owner": pb.PassageOwner()}, "INVALID_FIELD", "owner"),
         ({"text": "x", "owner": pb.PassageOwner(knowledge_base_id="kb-none")}, "NOT_FOUND", ""),
@@ -260,7 +316,7 @@ async def test_tenants_never_meet(call: Call) -> None:
     assert (await failure(theirs.get(passage.passage_id))).reason_name == "NOT_FOUND"
     assert (await failure(theirs.delete(passage.passage_id))).reason_name == "NOT_FOUND"
     assert (await failure(theirs.update(passage.passage_id, text="x"))).reason_name == "NOT_FOUND"
-    assert (await failure(theirs.insert("y", supersedes_passage_id=passage.passage_id))).reason_name == "NOT_FOUND"
+    assert (await failure(theirs.insert("y", supersedes_passage_ids=[passage.passage_id]))).reason_name == "NOT_FOUND"
     base = await mine.knowledge_base("shared")
     scope = pb.SearchScope(knowledge_base_ids=[base.knowledge_base_id])
     assert (await failure(theirs.search("text", scope=scope))).reason_name == "NOT_FOUND"

@@ -117,7 +117,7 @@ async def test_a_superseded_fact_stays_true_for_its_time(archive: Archive) -> No
     new = await archive.insert(
         "Ann lives in Paris",
         valid_from=at("2024-01-01T00:00:00Z"),
-        supersedes_passage_id=old.passage_id,
+        supersedes_passage_ids=[old.passage_id],
         supersede_reason="she moved",
     )
     replaced = await archive.get(old.passage_id)
@@ -137,7 +137,7 @@ async def test_a_superseded_fact_stays_true_for_its_time(archive: Archive) -> No
         assert [result.passage.text for result in both.results] == ["Ann lives in Paris", "Ann lives in Berlin"]
         assert both.results[0].score >= both.results[1].score
         assert both.results[1].parts.validity < 1
-    twice = archive.insert("Ann lives in Rome", supersedes_passage_id=old.passage_id)
+    twice = archive.insert("Ann lives in Rome", supersedes_passage_ids=[old.passage_id])
     assert (await failure(twice)).metadata["superseded_by"] == new.passage.passage_id
     assert [p.text for p in await archive.list_all()] == ["Ann lives in Paris"]
 
@@ -145,11 +145,11 @@ async def test_a_superseded_fact_stays_true_for_its_time(archive: Archive) -> No
 async def test_a_fact_that_became_true_again_is_stored_again(archive: Archive) -> None:
     """Complaint 21: a contradiction deleted the old fact and stored nothing."""
     berlin = (await archive.insert("lives in Berlin")).passage
-    paris = (await archive.insert("lives in Paris", supersedes_passage_id=berlin.passage_id)).passage
-    back = await archive.insert("lives in Berlin", supersedes_passage_id=paris.passage_id)
+    paris = (await archive.insert("lives in Paris", supersedes_passage_ids=[berlin.passage_id])).passage
+    back = await archive.insert("lives in Berlin", supersedes_passage_ids=[paris.passage_id])
     assert not back.duplicate
     assert [p.text for p in await archive.list_all()] == ["lives in Berlin"]
-    same = await archive.insert("lives in Berlin", supersedes_passage_id=back.passage.passage_id)
+    same = await archive.insert("lives in Berlin", supersedes_passage_ids=[back.passage.passage_id])
     assert same.duplicate
     assert same.passage.superseded_by == ""
 

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from datetime import datetime
 from typing import Any
 
-import psycopg
 from pgvector import HalfVector
 from psycopg.types.json import Jsonb
 
-from mneme.archival.records import Author, Draft, Filter, Owner, Passage, Provenance, Stored
-from mneme.archival.store import audit, conditions, scopes
+from mneme.archival.records import Author, Draft, Filter, Owner, Passage, Provenance
+from mneme.archival.store import audit, conditions, duplicates, scopes
 from mneme.common.v1 import common_pb2
 from mneme.errors.v1 import errors_pb2
 from mneme.runtime import lexical
@@ -63,28 +62,6 @@ SELECT
     step_id, %(trace)s
 FROM item ORDER BY position
 """  # noqa: S608
-
-# LATERAL with a limit makes each key a look-up in the unique index, also before the table has statistics; joined
-# freely, a batch of one reads the whole scope.
-_SAME_TEXT = """
-SELECT same.id, wanted.user_id, wanted.sha256
-FROM unnest(%(users)s::text[], %(hashes)s::bytea[]) AS wanted(user_id, sha256)
-CROSS JOIN LATERAL (
-    SELECT p.id FROM archival.agent_passages p
-    WHERE p.tenant_id = %(tenant)s AND p.owner_id = %(owner)s AND p.user_id = wanted.user_id
-        AND p.content_sha256 = wanted.sha256 AND p.superseded_by = ''
-    LIMIT 1
-) same
-"""
-
-_SAME_ID = """
-SELECT same.* FROM unnest(%(ids)s::text[]) AS wanted(id)
-CROSS JOIN LATERAL (
-    SELECT p.id, p.owner_id, p.user_id, p.content_sha256 AS sha256 FROM archival.agent_passages p
-    WHERE p.tenant_id = %(tenant)s AND p.id = wanted.id
-    LIMIT 1
-) same
-"""
 
 _GET = f"""
 SELECT {_COLUMNS} FROM archival.agent_passages p
@@ -159,45 +136,6 @@ _CHANGEABLE = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """What a write does with its drafts, once their scope is locked."""
-
-    outcomes: list[Stored | Error]
-    """An outcome a draft, in their order."""
-    new: list[Draft]
-    """Drafts that are neither duplicates nor refused."""
-
-
-async def known_hashes(
-    tx: Connection, tenant: str, owner: Owner, keys: Sequence[tuple[str, bytes]]
-) -> set[tuple[str, bytes]]:
-    """Returns those of the (user, hash) pairs that the owner holds already; they need no embedding."""
-    return set(await _same_text(tx, tenant, owner, keys))
-
-
-async def sort_out(tx: Connection, tenant: str, owner: Owner, drafts: Sequence[Draft]) -> Batch:
-    """Finds the drafts whose text is stored already or occurs earlier in the batch. The scope must be locked."""
-    texts = await _same_text(tx, tenant, owner, [(draft.user_id, draft.sha256) for draft in drafts])
-    ids = await _same_id(tx, tenant, [draft.passage_id for draft in drafts if draft.named])
-    batch = Batch([], [])
-    for draft in drafts:
-        key = (draft.user_id, draft.sha256)
-        taken = ids.get(draft.passage_id)
-        if taken is not None and taken != (owner.id, *key):
-            batch.outcomes.append(_taken(draft.passage_id))
-        elif taken is not None:
-            batch.outcomes.append(Stored(draft.passage_id, duplicate=True))
-        elif key in texts:
-            batch.outcomes.append(Stored(texts[key], duplicate=True))
-        else:
-            texts[key] = draft.passage_id
-            ids[draft.passage_id] = (owner.id, *key)
-            batch.outcomes.append(Stored(draft.passage_id, duplicate=False))
-            batch.new.append(draft)
-    return batch
-
-
 async def insert(
     tx: Connection, author: Author, owner: Owner, drafts: Sequence[Draft], documents: Sequence[lexical.Document]
 ) -> None:
@@ -269,10 +207,10 @@ async def page(
     return [Passage(**row) for row in await found.fetchall()]
 
 
-async def supersede(
-    tx: Connection, author: Author, owner: Owner, *, passage_id: str, successor: str, why: str, provenance: Provenance
-) -> None:
-    """Ends the truth of a passage and names its successor; it stays findable for the past. The scope must be locked.
+async def replaceable(
+    tx: Connection, author: Author, owner: Owner, *, passage_id: str, successor: str
+) -> Passage | None:
+    """Returns a passage that a successor may replace; None when it has done so already, or is that passage itself.
 
     Raises:
         Error: NOT_FOUND in this owner; INVALID_STATE when another passage replaced it already.
@@ -281,15 +219,27 @@ async def supersede(
     if old.owner != owner:
         raise not_found(passage_id)
     if successor in (passage_id, old.superseded_by):
-        return
+        return None
     if old.superseded_by:
-        raise Error(
-            errors_pb2.REASON_INVALID_STATE,
-            f"{passage_id} was replaced by {old.superseded_by} already",
-            metadata={"resource": passage_id, "state": "SUPERSEDED", "superseded_by": old.superseded_by},
-        )
-    revision = await scopes.bump(tx, author.tenant, owner.id)
-    key = {"tenant": author.tenant, "id": passage_id}
+        raise replaced_already(passage_id, old.superseded_by)
+    return old
+
+
+def replaced_already(passage_id: str, successor: str) -> Error:
+    """Returns the error of a passage that has a successor."""
+    return Error(
+        errors_pb2.REASON_INVALID_STATE,
+        f"{passage_id} was replaced by {successor} already",
+        metadata={"resource": passage_id, "state": "SUPERSEDED", "superseded_by": successor},
+    )
+
+
+async def supersede(
+    tx: Connection, author: Author, old: Passage, *, successor: str, why: str, provenance: Provenance
+) -> None:
+    """Ends the truth of a passage and names its successor; it stays findable for the past. The scope must be locked."""
+    revision = await scopes.bump(tx, author.tenant, old.owner.id)
+    key = {"tenant": author.tenant, "id": old.id}
     await tx.execute(_KEEP_VERSION, key)
     await tx.execute(_SUPERSEDE, {**key, "successor": successor, "why": why, "revision": revision})
     kind = common_pb2.MEMORY_CHANGE_KIND_SUPERSEDED
@@ -313,6 +263,7 @@ async def change(
     """
     assert set(values) <= set(_CHANGEABLE)
     tenant = author.tenant
+    await _refuse_twin(tx, tenant, old, values)
     revision = await scopes.bump(tx, tenant, old.owner.id)
     key = {"tenant": tenant, "id": old.id, "owner": old.owner.id}
     await tx.execute(_KEEP_VERSION, key)
@@ -321,14 +272,7 @@ async def change(
         f"UPDATE archival.agent_passages SET {assignments} version = version + 1, revision = %(new_revision)s,"  # noqa: S608
         " updated_at = statement_timestamp() WHERE tenant_id = %(tenant)s AND id = %(id)s"
     )
-    try:
-        await tx.execute(statement, {**_adapted(values), **key, "new_revision": revision})
-    except psycopg.errors.UniqueViolation as error:
-        raise Error(
-            errors_pb2.REASON_ALREADY_EXISTS,
-            f"{old.owner.id} holds another passage with this text",
-            metadata={"resource": old.owner.id, "field": "passage.text"},
-        ) from error
+    await tx.execute(statement, {**_adapted(values), **key, "new_revision": revision})
     if values.get("index_state") == PENDING:
         await tx.execute(_ENQUEUE, key)
     new = await get(tx, tenant, old.id)
@@ -349,19 +293,22 @@ async def delete(tx: Connection, author: Author, old: Passage, provenance: Prove
     )
 
 
-async def _same_text(
-    tx: Connection, tenant: str, owner: Owner, keys: Sequence[tuple[str, bytes]]
-) -> dict[tuple[str, bytes], str]:
-    users, hashes = [user for user, _ in keys], [sha256 for _, sha256 in keys]
-    found = await tx.execute(_SAME_TEXT, {"tenant": tenant, "owner": owner.id, "users": users, "hashes": hashes})
-    return {(row["user_id"], row["sha256"]): row["id"] for row in await found.fetchall()}
-
-
-async def _same_id(tx: Connection, tenant: str, ids: Sequence[str]) -> dict[str, tuple[str, str, bytes]]:
-    if not ids:
-        return {}
-    found = await tx.execute(_SAME_ID, {"tenant": tenant, "ids": list(ids)})
-    return {row["id"]: (row["owner_id"], row["user_id"], row["sha256"]) for row in await found.fetchall()}
+async def _refuse_twin(tx: Connection, tenant: str, old: Passage, values: Mapping[str, Any]) -> None:
+    """Raises ALREADY_EXISTS when a change makes a passage say what another one says."""
+    if old.superseded_by or not {"content_sha256", "quarantined", "valid_to"} & set(values):
+        return
+    wanted = duplicates.Text(
+        old.user_id,
+        values.get("content_sha256", old.content_sha256),
+        values.get("quarantined", old.quarantined),
+        values.get("valid_to", old.valid_to),
+    )
+    if await duplicates.stored(tx, tenant, old.owner, [wanted], but=old.id):
+        raise Error(
+            errors_pb2.REASON_ALREADY_EXISTS,
+            f"{old.owner.id} holds another passage with this text",
+            metadata={"resource": old.owner.id, "field": "passage.text"},
+        )
 
 
 def _adapted(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -372,14 +319,6 @@ def _adapted(values: Mapping[str, Any]) -> dict[str, Any]:
     if values.get("embedding") is not None:
         adapted["embedding"] = HalfVector(values["embedding"])
     return adapted
-
-
-def _taken(passage_id: str) -> Error:
-    return Error(
-        errors_pb2.REASON_ALREADY_EXISTS,
-        f"{passage_id} exists already, with another text or owner",
-        metadata={"resource": passage_id},
-    )
 
 
 def _item(position: int, draft: Draft) -> dict[str, Any]:

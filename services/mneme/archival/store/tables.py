@@ -91,7 +91,6 @@ Index(
     agent_passages.c.owner_id,
     agent_passages.c.user_id,
     agent_passages.c.content_sha256,
-    unique=True,
     postgresql_where=text("superseded_by = ''"),
 )
 Index(

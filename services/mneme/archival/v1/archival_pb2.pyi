@@ -333,14 +333,12 @@ class InsertPassageRequest(_message.Message):
     OWNER_FIELD_NUMBER: _builtins.int
     PASSAGE_FIELD_NUMBER: _builtins.int
     VECTOR_FIELD_NUMBER: _builtins.int
-    SUPERSEDES_PASSAGE_ID_FIELD_NUMBER: _builtins.int
+    SUPERSEDES_PASSAGE_IDS_FIELD_NUMBER: _builtins.int
     SUPERSEDE_REASON_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Makes a retry safe."""
-    supersedes_passage_id: _builtins.str
-    """Passage that this one replaces: it gets `valid_to` and `superseded_by`, and stays findable for the past."""
     supersede_reason: _builtins.str
-    """Why it is replaced."""
+    """Why they are replaced."""
     @_builtins.property
     def owner(self) -> Global___PassageOwner:
         """Who shall own it."""
@@ -353,6 +351,12 @@ class InsertPassageRequest(_message.Message):
     def vector(self) -> _common_pb2.Vector:
         """Its vector, when the caller has it already. Absent: embedded here, at once or soon after."""
 
+    @_builtins.property
+    def supersedes_passage_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Passages of the same owner that this one replaces, several for a merge: they get `valid_to` and `superseded_by`, and
+        stay findable for the past. At most 100.
+        """
+
     def __init__(
         self,
         *,
@@ -360,12 +364,12 @@ class InsertPassageRequest(_message.Message):
         owner: Global___PassageOwner | None = ...,
         passage: Global___Passage | None = ...,
         vector: _common_pb2.Vector | None = ...,
-        supersedes_passage_id: _builtins.str = ...,
+        supersedes_passage_ids: _abc.Iterable[_builtins.str] | None = ...,
         supersede_reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["owner", b"owner", "passage", b"passage", "vector", b"vector"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["owner", b"owner", "passage", b"passage", "request_id", b"request_id", "supersede_reason", b"supersede_reason", "supersedes_passage_id", b"supersedes_passage_id", "vector", b"vector"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["owner", b"owner", "passage", b"passage", "request_id", b"request_id", "supersede_reason", b"supersede_reason", "supersedes_passage_ids", b"supersedes_passage_ids", "vector", b"vector"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -407,6 +411,10 @@ class PassageItem(_message.Message):
 
     PASSAGE_FIELD_NUMBER: _builtins.int
     VECTOR_FIELD_NUMBER: _builtins.int
+    SUPERSEDES_PASSAGE_IDS_FIELD_NUMBER: _builtins.int
+    SUPERSEDE_REASON_FIELD_NUMBER: _builtins.int
+    supersede_reason: _builtins.str
+    """Why they are replaced."""
     @_builtins.property
     def passage(self) -> Global___Passage:
         """The passage; `text` must not be empty."""
@@ -415,15 +423,21 @@ class PassageItem(_message.Message):
     def vector(self) -> _common_pb2.Vector:
         """Its vector, when the caller has it already."""
 
+    @_builtins.property
+    def supersedes_passage_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Passages of the same owner that this one replaces, stored before this batch. At most 100."""
+
     def __init__(
         self,
         *,
         passage: Global___Passage | None = ...,
         vector: _common_pb2.Vector | None = ...,
+        supersedes_passage_ids: _abc.Iterable[_builtins.str] | None = ...,
+        supersede_reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["passage", b"passage", "vector", b"vector"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["passage", b"passage", "vector", b"vector"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["passage", b"passage", "supersede_reason", b"supersede_reason", "supersedes_passage_ids", b"supersedes_passage_ids", "vector", b"vector"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -698,7 +712,9 @@ class PassageFilter(_message.Message):
     include_quarantined: _builtins.bool
     """Also quarantined passages."""
     include_superseded: _builtins.bool
-    """Also superseded passages, below their successors."""
+    """Also passages that were superseded by then. In a search without `as_of` and `recorded_as_of` they rank below their
+    successors.
+    """
     user_id: _builtins.str
     """Passages of this user beside those of all users. Empty: only those of all users, unless the caller may see all: a
     user credential with the scope `admin`, and in a listing a service that acts for no user.
@@ -725,11 +741,11 @@ class PassageFilter(_message.Message):
 
     @_builtins.property
     def as_of(self) -> _timestamp_pb2.Timestamp:
-        """What was true at this moment. Absent: what is true now, and superseded passages rank below their successors."""
+        """What was true at this moment, also where something superseded it since. Absent: what is true now."""
 
     @_builtins.property
     def recorded_as_of(self) -> _timestamp_pb2.Timestamp:
-        """What was known at this moment: leaves out what was stored later."""
+        """What was known at this moment: leaves out what was stored later, and ignores what was superseded later."""
 
     def __init__(
         self,

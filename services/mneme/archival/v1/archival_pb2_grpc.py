@@ -139,8 +139,9 @@ class ArchivalServiceServicer:
     """
 
     def InsertPassage(self, request, context):
-        """Stores one passage. The same text, in the same owner and for the same user, is stored once while nothing has
-        superseded it: the first passage is returned.
+        """Stores one passage. The same text, in the same owner and for the same user, is stored once: the first passage is
+        returned. One that was superseded, that has ended (`valid_to`) or that is quarantined does not stand in the way of
+        the same text stated again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -38,8 +38,9 @@ class ArchivalServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> ArchivalServiceAsyncStub: ...
     InsertPassage: _grpc.UnaryUnaryMultiCallable[_archival_pb2.InsertPassageRequest, _archival_pb2.InsertPassageResponse]
-    """Stores one passage. The same text, in the same owner and for the same user, is stored once while nothing has
-    superseded it: the first passage is returned.
+    """Stores one passage. The same text, in the same owner and for the same user, is stored once: the first passage is
+    returned. One that was superseded, that has ended (`valid_to`) or that is quarantined does not stand in the way of
+    the same text stated again.
     """
     InsertPassages: _grpc.UnaryUnaryMultiCallable[_archival_pb2.InsertPassagesRequest, _archival_pb2.InsertPassagesResponse]
     """Stores many passages; a bad one does not fail its neighbours."""
@@ -86,8 +87,9 @@ class ArchivalServiceAsyncStub(ArchivalServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     InsertPassage: _aio.UnaryUnaryMultiCallable[_archival_pb2.InsertPassageRequest, _archival_pb2.InsertPassageResponse]  # type: ignore[assignment]
-    """Stores one passage. The same text, in the same owner and for the same user, is stored once while nothing has
-    superseded it: the first passage is returned.
+    """Stores one passage. The same text, in the same owner and for the same user, is stored once: the first passage is
+    returned. One that was superseded, that has ended (`valid_to`) or that is quarantined does not stand in the way of
+    the same text stated again.
     """
     InsertPassages: _aio.UnaryUnaryMultiCallable[_archival_pb2.InsertPassagesRequest, _archival_pb2.InsertPassagesResponse]  # type: ignore[assignment]
     """Stores many passages; a bad one does not fail its neighbours."""
@@ -137,8 +139,9 @@ class ArchivalServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _archival_pb2.InsertPassageRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_archival_pb2.InsertPassageResponse, _abc.Awaitable[_archival_pb2.InsertPassageResponse]]:
-        """Stores one passage. The same text, in the same owner and for the same user, is stored once while nothing has
-        superseded it: the first passage is returned.
+        """Stores one passage. The same text, in the same owner and for the same user, is stored once: the first passage is
+        returned. One that was superseded, that has ended (`valid_to`) or that is quarantined does not stand in the way of
+        the same text stated again.
         """
 
     @_abc_1.abstractmethod

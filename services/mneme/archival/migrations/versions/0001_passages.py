@@ -55,9 +55,9 @@ _TABLES = (
     # A scan by meaning reads every vector of a scope: they stay in the row instead of a second table beside it.
     "ALTER TABLE archival.agent_passages ALTER COLUMN embedding SET STORAGE MAIN",
     "ALTER TABLE archival.agent_passages SET (toast_tuple_target = 4096)",
-    # Only what is not superseded is unique: a fact that became true again is stored again.
+    # Not unique: what is quarantined or has ended may be stated again. Writers take turns by the scope's lock.
     """
-    CREATE UNIQUE INDEX agent_passages_content
+    CREATE INDEX agent_passages_content
         ON archival.agent_passages (tenant_id, owner_id, user_id, content_sha256) WHERE superseded_by = ''""",
     "CREATE INDEX agent_passages_created ON archival.agent_passages (tenant_id, owner_id, created_at)",
     "CREATE INDEX agent_passages_revision ON archival.agent_passages (tenant_id, owner_id, revision)",
