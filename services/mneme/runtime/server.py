@@ -235,7 +235,7 @@ def _options(settings: ServerSettings) -> list[tuple[str, Any]]:
         ("grpc.so_reuseport", int(settings.reuse_port)),
         ("grpc.max_receive_message_length", settings.max_receive_bytes * 4),
         ("grpc.max_send_message_length", settings.max_send_bytes),
-        ("grpc.http2.min_recv_ping_interval_without_data_ms", int(settings.keepalive_min_interval * 1000)),
+        ("grpc.http2.min_ping_interval_without_data_ms", int(settings.keepalive_min_interval * 1000)),
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.max_connection_age_ms", int(settings.max_connection_age * 1000)),
         ("grpc.max_connection_age_grace_ms", int(settings.max_connection_age_grace * 1000)),
