@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from pathlib import Path
 
 import pytest
-from grpc._cython import cygrpc
 
 import mneme
 
@@ -16,7 +16,9 @@ SOURCES = ("runtime/server.py", "runtime/peers.py", "client/connection.py")
 @pytest.fixture(scope="module")
 def grpc_core() -> bytes:
     """The compiled library, which holds the names of all its options."""
-    return Path(cygrpc.__file__).read_bytes()
+    found = importlib.util.find_spec("grpc._cython.cygrpc")
+    assert found is not None
+    return Path(str(found.origin)).read_bytes()
 
 
 @pytest.mark.parametrize("source", SOURCES)
