@@ -220,11 +220,12 @@ def _check_agent(agent: pb.Agent) -> None:
         if name not in TOOLS:
             raise invalid(f"agent.tools[{index}]", f"there is no tool '{name}'", tool=name)
     window = agent.window
-    if window.target_fraction and window.flush_fraction and window.target_fraction >= window.flush_fraction:
+    both = window.HasField("target_fraction") and window.HasField("flush_fraction")
+    if both and window.target_fraction >= window.flush_fraction:
         raise invalid("agent.window.target_fraction", "must be below flush_fraction")
     later = {
         "shared answers": agent.cache_policy == pb.CACHE_POLICY_SHARED,
-        "augmented memory": agent.memory_mode == pb.MEMORY_MODE_AUGMENTED,
+        "augmented memory": agent.memory_mode not in (pb.MEMORY_MODE_UNSPECIFIED, pb.MEMORY_MODE_SELF_DIRECTED),
         "client tools": bool(agent.client_tools),
         "tool rules": bool(agent.tool_rules),
         "routing by complexity": agent.model.route_by_complexity,

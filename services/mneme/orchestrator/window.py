@@ -75,6 +75,7 @@ class Policy:
 
     window_tokens: int
     warn_fraction: float = 0.7
+    """0 for never."""
     flush_fraction: float = 1.0
     target_fraction: float = 0.5
     max_turns: int = 0
@@ -85,7 +86,7 @@ class Policy:
 
 def should_warn(prompt_tokens: int, policy: Policy, *, warned: bool) -> bool:
     """True when the model must be told to save what matters; once a period, re-armed by an eviction."""
-    return not warned and prompt_tokens > policy.warn_fraction * policy.window_tokens
+    return not warned and 0 < policy.warn_fraction * policy.window_tokens < prompt_tokens
 
 
 def should_flush(prompt_tokens: int, window: Window, policy: Policy) -> bool:

@@ -25,7 +25,7 @@ def new_message(message: pb.Message) -> NewMessage:
         content=message.content_json,
         tool_calls=tuple(ToolCall(one.id, one.name, one.arguments_json) for one in message.tool_calls),
         tool_call_id=message.tool_call_id,
-        tool_ok=message.tool_ok,
+        tool_ok=message.tool_ok if given("tool_ok") else None,
         created_at=message.create_time.ToDatetime(UTC) if given("create_time") else None,
         step_id=message.step_id,
         run_id=message.run_id,

@@ -58,7 +58,8 @@ class NewMessage:
     """JSON object, opaque here and kept byte for byte; empty for none."""
     tool_calls: tuple[ToolCall, ...] = ()
     tool_call_id: str = ""
-    tool_ok: bool = False
+    tool_ok: bool | None = None
+    """None for all but the results of tools."""
     created_at: datetime | None = None
     """None for now."""
     step_id: str = ""

@@ -63,6 +63,18 @@ async def test_the_kind_of_a_message_fits_its_role(writer: Writer) -> None:
     assert (error.reason_name, error.violations[0].field) == ("INVALID_FIELD", "messages[0].kind")
 
 
+async def test_a_result_says_whether_the_call_succeeded(writer: Writer) -> None:
+    failed = result("call-1")
+    failed.tool_ok = False
+    await writer.append(asks("call-1"), failed, user("hello"))
+    stored = (await writer.window()).messages
+    assert [(one.HasField("tool_ok"), one.tool_ok) for one in stored] == [(False, False), (True, False), (False, False)]
+    open_one = result("call-2")
+    open_one.ClearField("tool_ok")
+    for wrong in ([asks("call-2"), open_one], [asks("call-2"), user("x", tool_ok=True)]):
+        assert (await failure(writer.append(*wrong))).violations[0].field == "messages[1].tool_ok"
+
+
 async def test_a_message_is_found_by_its_speaker(writer: Writer, embedding: Embedding) -> None:
     await writer.append(user("I like nuts", speaker="Ann"), user("I like tea", speaker="Bob"))
     assert texts(await writer.words("what did Ann say")) == ["I like nuts"]

@@ -111,6 +111,7 @@ def test_the_turn_mode_keeps_the_last_turns() -> None:
 @pytest.mark.parametrize(("tokens", "warned", "expected"), [(70, False, False), (71, False, True), (99, True, False)])
 def test_the_warning_comes_once_above_its_threshold(tokens: int, warned: bool, expected: bool) -> None:
     assert should_warn(tokens, Policy(window_tokens=100), warned=warned) is expected
+    assert not should_warn(tokens, Policy(window_tokens=100, warn_fraction=0), warned=warned)
 
 
 def test_a_window_refuses_a_gap() -> None:

@@ -38,7 +38,9 @@ class _MemoryModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_MemoryMode
     MEMORY_MODE_SELF_DIRECTED: _MemoryMode.ValueType  # 1
     """Only the model reads and edits memory, with its tools."""
     MEMORY_MODE_AUGMENTED: _MemoryMode.ValueType  # 2
-    """Related messages and passages are also put into the prompt before the model is asked."""
+    """Related messages and passages are put into the prompt before the model is asked; memory tools are not offered."""
+    MEMORY_MODE_SELF_DIRECTED_AND_AUGMENTED: _MemoryMode.ValueType  # 3
+    """Both: memory is put into the prompt, and the model also reads and edits it."""
 
 class MemoryMode(_MemoryMode, metaclass=_MemoryModeEnumTypeWrapper):
     """How an agent uses its memory."""
@@ -48,7 +50,9 @@ MEMORY_MODE_UNSPECIFIED: MemoryMode.ValueType  # 0
 MEMORY_MODE_SELF_DIRECTED: MemoryMode.ValueType  # 1
 """Only the model reads and edits memory, with its tools."""
 MEMORY_MODE_AUGMENTED: MemoryMode.ValueType  # 2
-"""Related messages and passages are also put into the prompt before the model is asked."""
+"""Related messages and passages are put into the prompt before the model is asked; memory tools are not offered."""
+MEMORY_MODE_SELF_DIRECTED_AND_AUGMENTED: MemoryMode.ValueType  # 3
+"""Both: memory is put into the prompt, and the model also reads and edits it."""
 Global___MemoryMode: _TypeAlias = MemoryMode  # noqa: Y015
 
 class _CachePolicy:
@@ -386,11 +390,11 @@ class WindowPolicy(_message.Message):
     MAX_TURNS_FIELD_NUMBER: _builtins.int
     SUMMARY_MODEL_FIELD_NUMBER: _builtins.int
     warn_fraction: _builtins.float
-    """Share of the window from which the model is warned, once. 0: 0.7."""
+    """Share of the window from which the model is warned, once. 0: never. Absent: the deployment's setting, 0.7."""
     flush_fraction: _builtins.float
-    """Share of the window from which the oldest messages are evicted. 0: 1.0."""
+    """Share of the window from which the oldest messages are evicted. Absent: the deployment's setting, 1.0."""
     target_fraction: _builtins.float
-    """Share of the window that is filled after an eviction. 0: 0.5."""
+    """Share of the window that is filled after an eviction. Absent: the deployment's setting, 0.5."""
     max_turns: _builtins.int
     """Keeps only the messages of this many user turns, whatever their size. 0: by tokens alone."""
     summary_model: _builtins.str
@@ -398,17 +402,28 @@ class WindowPolicy(_message.Message):
     def __init__(
         self,
         *,
-        warn_fraction: _builtins.float = ...,
-        flush_fraction: _builtins.float = ...,
-        target_fraction: _builtins.float = ...,
+        warn_fraction: _builtins.float | None = ...,
+        flush_fraction: _builtins.float | None = ...,
+        target_fraction: _builtins.float | None = ...,
         max_turns: _builtins.int = ...,
         summary_model: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_flush_fraction", b"_flush_fraction", "_target_fraction", b"_target_fraction", "_warn_fraction", b"_warn_fraction", "flush_fraction", b"flush_fraction", "target_fraction", b"target_fraction", "warn_fraction", b"warn_fraction"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["flush_fraction", b"flush_fraction", "max_turns", b"max_turns", "summary_model", b"summary_model", "target_fraction", b"target_fraction", "warn_fraction", b"warn_fraction"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_flush_fraction", b"_flush_fraction", "_target_fraction", b"_target_fraction", "_warn_fraction", b"_warn_fraction", "flush_fraction", b"flush_fraction", "max_turns", b"max_turns", "summary_model", b"summary_model", "target_fraction", b"target_fraction", "warn_fraction", b"warn_fraction"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__flush_fraction: _TypeAlias = _typing.Literal["flush_fraction"]  # noqa: Y015
+    _WhichOneofArgType__flush_fraction: _TypeAlias = _typing.Literal["_flush_fraction", b"_flush_fraction"]  # noqa: Y015
+    _WhichOneofReturnType__target_fraction: _TypeAlias = _typing.Literal["target_fraction"]  # noqa: Y015
+    _WhichOneofArgType__target_fraction: _TypeAlias = _typing.Literal["_target_fraction", b"_target_fraction"]  # noqa: Y015
+    _WhichOneofReturnType__warn_fraction: _TypeAlias = _typing.Literal["warn_fraction"]  # noqa: Y015
+    _WhichOneofArgType__warn_fraction: _TypeAlias = _typing.Literal["_warn_fraction", b"_warn_fraction"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__flush_fraction) -> _WhichOneofReturnType__flush_fraction | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__target_fraction) -> _WhichOneofReturnType__target_fraction | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__warn_fraction) -> _WhichOneofReturnType__warn_fraction | None: ...
 
 Global___WindowPolicy: _TypeAlias = WindowPolicy  # noqa: Y015
 
@@ -429,20 +444,22 @@ class ConsolidationPolicy(_message.Message):
     model: _builtins.str
     """Model that consolidates. Empty: the agent's own."""
     min_importance: _builtins.float
-    """Least importance, 0 to 1, of what is kept."""
+    """Least importance, 0 to 1, of what is kept. Absent: the deployment's setting."""
     def __init__(
         self,
         *,
         enabled: _builtins.bool = ...,
         every_turns: _builtins.int = ...,
         model: _builtins.str = ...,
-        min_importance: _builtins.float = ...,
+        min_importance: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_min_importance", b"_min_importance", "min_importance", b"min_importance"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["enabled", b"enabled", "every_turns", b"every_turns", "min_importance", b"min_importance", "model", b"model"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_min_importance", b"_min_importance", "enabled", b"enabled", "every_turns", b"every_turns", "min_importance", b"min_importance", "model", b"model"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__min_importance: _TypeAlias = _typing.Literal["min_importance"]  # noqa: Y015
+    _WhichOneofArgType__min_importance: _TypeAlias = _typing.Literal["_min_importance", b"_min_importance"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__min_importance) -> _WhichOneofReturnType__min_importance | None: ...
 
 Global___ConsolidationPolicy: _TypeAlias = ConsolidationPolicy  # noqa: Y015
 

@@ -50,7 +50,7 @@ messages = Table(
     _column("content"),
     _column("tool_calls", JSONB),
     _column("tool_call_id"),
-    _column("tool_ok", Boolean),
+    _column("tool_ok", Boolean, nullable=True),
     _column("created_at", _TIME),
     _column("step_id"),
     _column("run_id"),

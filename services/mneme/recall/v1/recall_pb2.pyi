@@ -172,7 +172,7 @@ class Message(_message.Message):
     tool_call_id: _builtins.str
     """For a TOOL message: the call it answers. Such a message must follow its call."""
     tool_ok: _builtins.bool
-    """For a TOOL message: whether the call succeeded."""
+    """Whether the call succeeded. A TOOL message must say so, no other may."""
     step_id: _builtins.str
     """Step of the agent loop that made it."""
     run_id: _builtins.str
@@ -214,7 +214,7 @@ class Message(_message.Message):
         content_json: _builtins.str = ...,
         tool_calls: _abc.Iterable[_common_pb2.ToolCall] | None = ...,
         tool_call_id: _builtins.str = ...,
-        tool_ok: _builtins.bool = ...,
+        tool_ok: _builtins.bool | None = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         step_id: _builtins.str = ...,
         run_id: _builtins.str = ...,
@@ -225,11 +225,13 @@ class Message(_message.Message):
         speaker: _builtins.str = ...,
         kind: Global___MessageKind.ValueType = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "provenance", b"provenance"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_tool_ok", b"_tool_ok", "create_time", b"create_time", "provenance", b"provenance", "tool_ok", b"tool_ok"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "content_json", b"content_json", "conversation_id", b"conversation_id", "create_time", b"create_time", "hidden", b"hidden", "index_state", b"index_state", "kind", b"kind", "message_id", b"message_id", "provenance", b"provenance", "role", b"role", "run_id", b"run_id", "sequence", b"sequence", "speaker", b"speaker", "step_id", b"step_id", "text", b"text", "token_count", b"token_count", "tool_call_id", b"tool_call_id", "tool_calls", b"tool_calls", "tool_ok", b"tool_ok", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_tool_ok", b"_tool_ok", "agent_id", b"agent_id", "content_json", b"content_json", "conversation_id", b"conversation_id", "create_time", b"create_time", "hidden", b"hidden", "index_state", b"index_state", "kind", b"kind", "message_id", b"message_id", "provenance", b"provenance", "role", b"role", "run_id", b"run_id", "sequence", b"sequence", "speaker", b"speaker", "step_id", b"step_id", "text", b"text", "token_count", b"token_count", "tool_call_id", b"tool_call_id", "tool_calls", b"tool_calls", "tool_ok", b"tool_ok", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__tool_ok: _TypeAlias = _typing.Literal["tool_ok"]  # noqa: Y015
+    _WhichOneofArgType__tool_ok: _TypeAlias = _typing.Literal["_tool_ok", b"_tool_ok"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__tool_ok) -> _WhichOneofReturnType__tool_ok | None: ...
 
 Global___Message: _TypeAlias = Message  # noqa: Y015
 

@@ -24,7 +24,7 @@ _TABLES = (
         content text NOT NULL,
         tool_calls jsonb NOT NULL,
         tool_call_id text NOT NULL,
-        tool_ok boolean NOT NULL,
+        tool_ok boolean,
         created_at timestamptz NOT NULL,
         step_id text NOT NULL,
         run_id text NOT NULL,
