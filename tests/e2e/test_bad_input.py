@@ -246,7 +246,7 @@ async def test_another_tenants_block_looks_like_none(client: Client, deployment:
             await intruder.core_memory.AppendText(
                 core_memory_pb2.AppendTextRequest(
                     request_id=new_request_id(),
-                    block=core_memory_pb2.BlockRef(block_id=block_id),
+                    ref=core_memory_pb2.BlockRef(block_id=block_id),
                     text="overwritten",
                 )
             )
@@ -257,6 +257,6 @@ async def test_another_tenants_block_looks_like_none(client: Client, deployment:
             )
         assert missing.value.reason_name == "NOT_FOUND"
     unchanged = await client.core_memory.GetBlock(
-        core_memory_pb2.GetBlockRequest(block=core_memory_pb2.BlockRef(block_id=block_id))
+        core_memory_pb2.GetBlockRequest(ref=core_memory_pb2.BlockRef(block_id=block_id))
     )
     assert unchanged.block.value == "secret"

@@ -35,7 +35,7 @@ async def test_an_edit_of_memory_ends_it_at_once(client: Client) -> None:
     await client.core_memory.AppendText(
         core_memory_pb2.AppendTextRequest(
             request_id=new_request_id(),
-            block=core_memory_pb2.BlockRef(
+            ref=core_memory_pb2.BlockRef(
                 agent_label=core_memory_pb2.AgentLabel(agent_id=agent_id, label="human", user_id="user-1")
             ),
             text="Plays chess.",

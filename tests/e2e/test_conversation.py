@@ -120,7 +120,7 @@ async def test_tenants_do_not_see_each_other(client: Client, deployment: Deploym
             intruder.agents.GetRun(pb.GetRunRequest(run_id=turn.run_id)),
             intruder.agents.GetConversation(pb.GetConversationRequest(conversation_id=conversation_id)),
             intruder.core_memory.GetBlock(
-                core_memory_pb2.GetBlockRequest(block=core_memory_pb2.BlockRef(block_id=block_id))
+                core_memory_pb2.GetBlockRequest(ref=core_memory_pb2.BlockRef(block_id=block_id))
             ),
             say(intruder, conversation_id, "Who am I?"),
         )

@@ -30,7 +30,7 @@ class TextEdit(Protocol):
     by_agent: bool
 
     @property
-    def block(self) -> pb.BlockRef:
+    def ref(self) -> pb.BlockRef:
         """The block to edit."""
 
     @property
@@ -95,9 +95,9 @@ async def edit(tx: Connection, request: TextEdit, change: Callable[[Block], str]
 
     The block stays locked from the moment its text is read, so no other edit comes between.
     """
-    author = _author(request.request_id, request.block, request.provenance)
+    author = _author(request.request_id, request.ref, request.provenance)
     by_tool = request.by_agent or bool(callers.caller().service)
-    seen = await _lock(tx, request.block, author)
+    seen = await _lock(tx, request.ref, author)
     _check_writable(seen, author, by_tool=by_tool)
     before = seen.block
     value = change(before) if len(before.value) < _QUICK_CHARS else await asyncio.to_thread(change, before)
@@ -191,7 +191,7 @@ async def find(tx: Connection, ref: pb.BlockRef, user: str, *, lock: bool = Fals
             raise not_found(f"block '{label.label}' of {label.agent_id}")
         return seen
     if not ref.block_id:
-        raise invalid("block", "names no block: set block_id or agent_label")
+        raise invalid("ref", "names no block: set block_id or agent_label")
     block = await reads.find(tx, call.tenant(), ref.block_id, lock=lock)
     if block is None:
         raise not_found(ref.block_id)

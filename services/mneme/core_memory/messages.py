@@ -29,8 +29,8 @@ from mneme.runtime.errors import Error, invalid
 METADATA_BYTES = 16 * 1024
 
 _VISIBILITY = {
-    Visibility.PRIVATE: pb.BLOCK_VISIBILITY_PRIVATE,
-    Visibility.SHARED: pb.BLOCK_VISIBILITY_SHARED,
+    Visibility.PRIVATE: common_pb2.BLOCK_VISIBILITY_PRIVATE,
+    Visibility.SHARED: common_pb2.BLOCK_VISIBILITY_SHARED,
 }
 _VISIBILITY_OF = {number: visibility for visibility, number in _VISIBILITY.items()}
 _KIND = {kind: common_pb2.MemoryChangeKind.Value(f"MEMORY_CHANGE_KIND_{kind.name}") for kind in ChangeKind}

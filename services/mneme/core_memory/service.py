@@ -72,7 +72,7 @@ class CoreMemory(pb_grpc.CoreMemoryServiceServicer):
         caller = callers.caller()
         bound = caller.user if caller.is_end_user else ""
         async with self._database.tenant(call.tenant()) as tx:
-            seen = await commands.find(tx, request.block, call.acting_user(request.block.agent_label.user_id))
+            seen = await commands.find(tx, request.ref, call.acting_user(request.ref.agent_label.user_id))
             attachments = await reads.attachments(tx, call.tenant(), seen.block.id, bound=bound)
         return pb.GetBlockResponse(
             block=messages.block_message(seen.block),

@@ -132,7 +132,7 @@ class Executor:
         response = await self._peers.core_memory.AppendText(
             core_memory_pb2.AppendTextRequest(
                 request_id=_request_id(context),
-                block=_block(call, context),
+                ref=_block(call, context),
                 text=call.arguments["content"],
                 provenance=_provenance(call, context),
                 by_agent=True,
@@ -144,7 +144,7 @@ class Executor:
         response = await self._peers.core_memory.ReplaceText(
             core_memory_pb2.ReplaceTextRequest(
                 request_id=_request_id(context),
-                block=_block(call, context),
+                ref=_block(call, context),
                 old_text=call.arguments["old_content"],
                 new_text=call.arguments["new_content"],
                 provenance=_provenance(call, context),
@@ -157,7 +157,7 @@ class Executor:
         response = await self._peers.core_memory.RemoveText(
             core_memory_pb2.RemoveTextRequest(
                 request_id=_request_id(context),
-                block=_block(call, context),
+                ref=_block(call, context),
                 text=call.arguments["content"],
                 provenance=_provenance(call, context),
                 by_agent=True,

@@ -180,7 +180,6 @@ class Operations:
     async def _create_block(self, operation: Operation, name: str, label: str) -> Counts:
         request = pb.CreateAgentRequest.FromString(operation.input)
         spec = next(spec for spec in blocks_of(request) if spec.label == label)
-        shared, private = core_memory_pb2.BLOCK_VISIBILITY_SHARED, core_memory_pb2.BLOCK_VISIBILITY_PRIVATE
         await self._peers.core_memory.CreateBlock(
             core_memory_pb2.CreateBlockRequest(
                 request_id=ids.derived_uuid(operation.operation_id, name),
@@ -191,7 +190,7 @@ class Operations:
                     description=spec.description,
                     limit_chars=spec.limit_chars,
                     read_only=spec.read_only,
-                    visibility=shared if spec.shared_visibility else private,
+                    visibility=spec.visibility,
                 ),
                 attachments=[
                     core_memory_pb2.BlockAttachment(agent_id=operation.subject, copy_per_user=spec.copy_per_user)
@@ -238,7 +237,7 @@ class Operations:
             )
             for block in page.blocks:
                 ref = core_memory_pb2.BlockRef(block_id=block.block_id)
-                found = await stub.GetBlock(core_memory_pb2.GetBlockRequest(block=ref))
+                found = await stub.GetBlock(core_memory_pb2.GetBlockRequest(ref=ref))
                 if {attachment.agent_id for attachment in found.attachments} != {operation.subject}:
                     continue
                 await stub.DeleteBlock(

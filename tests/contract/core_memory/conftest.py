@@ -38,16 +38,16 @@ class Memory:
 
     async def get(self, block_id: str) -> pb.GetBlockResponse:
         """Returns a block by its id."""
-        return await self.stub.GetBlock(pb.GetBlockRequest(block=by_id(block_id)))
+        return await self.stub.GetBlock(pb.GetBlockRequest(ref=by_id(block_id)))
 
     async def append(self, ref: pb.BlockRef, text: str, **fields: Any) -> pb.AppendTextResponse:
         """Appends text."""
         fields.setdefault("request_id", new_id())
-        return await self.stub.AppendText(pb.AppendTextRequest(block=ref, text=text, **fields))
+        return await self.stub.AppendText(pb.AppendTextRequest(ref=ref, text=text, **fields))
 
     async def replace(self, ref: pb.BlockRef, old: str, new: str, **fields: Any) -> pb.ReplaceTextResponse:
         """Replaces text."""
-        request = pb.ReplaceTextRequest(request_id=new_id(), block=ref, old_text=old, new_text=new, **fields)
+        request = pb.ReplaceTextRequest(request_id=new_id(), ref=ref, old_text=old, new_text=new, **fields)
         return await self.stub.ReplaceText(request)
 
     async def update(self, ref: pb.BlockRef, *, etag: str = "", **fields: Any) -> pb.Block:

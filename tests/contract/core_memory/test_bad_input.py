@@ -108,9 +108,9 @@ CASES: dict[str, tuple[Send, str, str]] = {
         "",
     ),
     "no reference": (
-        lambda memory, _: memory.stub.GetBlock(pb.GetBlockRequest(block=pb.BlockRef())),
+        lambda memory, _: memory.stub.GetBlock(pb.GetBlockRequest(ref=pb.BlockRef())),
         "INVALID_FIELD",
-        "block",
+        "ref",
     ),
     "unknown block": (lambda memory, _: memory.get("block-none"), "NOT_FOUND", ""),
     "unknown label": (lambda memory, _: memory.append(by_label("nothing"), "x"), "NOT_FOUND", ""),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+from mneme.common.v1 import common_pb2
 from mneme.core_memory.v1 import core_memory_pb2 as pb
 from mneme.errors.v1 import errors_pb2
 from tests.contract.core_memory.conftest import AGENT, Memory, by_id, by_label, new_id
@@ -16,7 +17,7 @@ async def test_a_created_block_comes_back_with_its_defaults(memory: Memory) -> N
     found = await memory.get(created.block_id)
 
     assert found.block == created
-    assert (created.limit_chars, created.version, created.visibility) == (5000, 1, pb.BLOCK_VISIBILITY_PRIVATE)
+    assert (created.limit_chars, created.version, created.visibility) == (5000, 1, common_pb2.BLOCK_VISIBILITY_PRIVATE)
     assert created.etag
     assert dict(created.metadata) == {"source": "crm", "rank": 2}
     assert [one.agent_id for one in found.attachments] == [AGENT]
@@ -28,7 +29,7 @@ async def test_append_replace_and_remove_change_the_text_and_count_versions(memo
 
     appended = await memory.append(ref, "Allergic to nuts")
     replaced = await memory.replace(ref, "nuts", "peanuts")
-    removed = await memory.stub.RemoveText(pb.RemoveTextRequest(request_id=new_id(), block=ref, text="Name: Ann"))
+    removed = await memory.stub.RemoveText(pb.RemoveTextRequest(request_id=new_id(), ref=ref, text="Name: Ann"))
 
     assert appended.previous_value == "Name: Ann"
     assert appended.block.value == "Name: Ann\nAllergic to nuts"

@@ -90,7 +90,7 @@ async def test_the_audit_holds_hashes_and_lengths_of_every_write(memory: Memory,
     block = await memory.create("human", "one", agents=(AGENT,))
     request = pb.AppendTextRequest(
         request_id=new_id(),
-        block=by_label("human", user="ann"),
+        ref=by_label("human", user="ann"),
         text="zwei",
         provenance=common_pb2.Provenance(reason="why"),
     )
@@ -152,9 +152,9 @@ async def test_a_repeated_request_changes_nothing_more_and_gets_the_first_respon
     doomed = await memory.create("doomed")
     calls: list[tuple[object, Message]] = [
         (stub.CreateBlock, pb.CreateBlockRequest(request_id=new_id(), block=pb.Block(label="new"))),
-        (stub.AppendText, pb.AppendTextRequest(request_id=new_id(), block=ref, text="two")),
-        (stub.ReplaceText, pb.ReplaceTextRequest(request_id=new_id(), block=ref, old_text="two", new_text="2")),
-        (stub.RemoveText, pb.RemoveTextRequest(request_id=new_id(), block=ref, text="2")),
+        (stub.AppendText, pb.AppendTextRequest(request_id=new_id(), ref=ref, text="two")),
+        (stub.ReplaceText, pb.ReplaceTextRequest(request_id=new_id(), ref=ref, old_text="two", new_text="2")),
+        (stub.RemoveText, pb.RemoveTextRequest(request_id=new_id(), ref=ref, text="2")),
         (stub.UpdateBlock, pb.UpdateBlockRequest(request_id=new_id(), ref=ref, block=pb.Block(value="three"))),
         (stub.RestoreVersion, pb.RestoreVersionRequest(request_id=new_id(), block_id=block.block_id, version=1)),
         (

@@ -28,7 +28,7 @@ async def write_something(memory: Memory, block_id: str, model: list[str], dice:
             model.append("\n".join(word if line == old else line for line in lines))
         case "remove" if current:
             old = dice.choice(lines)
-            await memory.stub.RemoveText(pb.RemoveTextRequest(request_id=new_id(), block=ref, text=old))
+            await memory.stub.RemoveText(pb.RemoveTextRequest(request_id=new_id(), ref=ref, text=old))
             model.append("\n".join(line for line in lines if line != old))
         case "restore":
             version = dice.randrange(len(model)) + 1

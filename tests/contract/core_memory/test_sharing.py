@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+from mneme.common.v1 import common_pb2
 from mneme.core_memory.v1 import core_memory_pb2 as pb
 from mneme.errors.v1 import errors_pb2
 from tests.contract.core_memory.conftest import AGENT, Memory, by_id, by_label, new_id
@@ -15,7 +16,7 @@ PER_USER = "Name: unknown"
 
 async def per_user_block(memory: Memory) -> pb.Block:
     """Creates a block that is copied per user."""
-    block = await memory.create("human", PER_USER, visibility=pb.BLOCK_VISIBILITY_SHARED)
+    block = await memory.create("human", PER_USER, visibility=common_pb2.BLOCK_VISIBILITY_SHARED)
     await memory.attach(block.block_id, AGENT, copy_per_user=True)
     return block
 
@@ -87,7 +88,7 @@ async def test_the_first_edit_for_a_user_makes_the_users_copy(memory: Memory, ag
 
     copy = edited.block
     assert (copy.value, copy.user_id, copy.version) == ("Name: Ann", "ann", 2)
-    assert (edited.previous_value, copy.visibility) == (PER_USER, pb.BLOCK_VISIBILITY_PRIVATE)
+    assert (edited.previous_value, copy.visibility) == (PER_USER, common_pb2.BLOCK_VISIBILITY_PRIVATE)
     assert copy.block_id != source.block_id
     assert (await memory.get(source.block_id)).block == source
     after = await memory.render(user="ann")
@@ -103,7 +104,7 @@ async def test_later_edits_for_a_user_go_to_the_copy(memory: Memory, agent: Memo
     first = (await agent.append(by_label("human", user="ann"), "one")).block
 
     second = (await agent.append(by_label("human", user="ann"), "two")).block
-    found = await memory.stub.GetBlock(pb.GetBlockRequest(block=by_label("human", user="ann")))
+    found = await memory.stub.GetBlock(pb.GetBlockRequest(ref=by_label("human", user="ann")))
 
     assert second.block_id == first.block_id == found.block.block_id
     assert second.value == f"{PER_USER}\none\ntwo"
@@ -157,10 +158,10 @@ async def test_a_shared_prompt_holds_shared_blocks_and_nobodys_copies(memory: Me
 
 
 async def test_hiding_a_shared_block_moves_the_shared_revision(memory: Memory) -> None:
-    block = await memory.create("persona", "P", agents=(AGENT,), visibility=pb.BLOCK_VISIBILITY_SHARED)
+    block = await memory.create("persona", "P", agents=(AGENT,), visibility=common_pb2.BLOCK_VISIBILITY_SHARED)
     before = (await memory.render()).shared_revision.revision
 
-    await memory.update(by_id(block.block_id), visibility=pb.BLOCK_VISIBILITY_PRIVATE)
+    await memory.update(by_id(block.block_id), visibility=common_pb2.BLOCK_VISIBILITY_PRIVATE)
 
     rendered = await memory.render(shared_only=True)
     assert (rendered.shared_revision.revision, len(rendered.blocks)) == (before + 1, 0)
@@ -296,7 +297,7 @@ async def test_a_credential_of_one_user_cannot_ask_for_another(ann: Memory) -> N
 
 async def test_a_credential_of_one_user_reaches_own_and_shared_blocks_only(memory: Memory, ann: Memory) -> None:
     bobs = await memory.create("notes", "Bob's", user_id="bob")
-    policy = await memory.create("policy", "P", visibility=pb.BLOCK_VISIBILITY_SHARED, agents=(AGENT,))
+    policy = await memory.create("policy", "P", visibility=common_pb2.BLOCK_VISIBILITY_SHARED, agents=(AGENT,))
     await memory.create("draft", "operator's own")
     mine = await ann.create("notes", "Ann's")
 

@@ -58,7 +58,7 @@ async def test_an_edited_block_makes_earlier_answers_unservable(model: ScriptedM
     memory = cached.suite.stub(CoreMemoryServiceStub)
     ref = core_memory_pb2.BlockRef(agent_label=core_memory_pb2.AgentLabel(agent_id=cached.agent_id, label="persona"))
     await memory.AppendText(
-        core_memory_pb2.AppendTextRequest(request_id=request_id(), block=ref, text="I answer in French.")
+        core_memory_pb2.AppendTextRequest(request_id=request_id(), ref=ref, text="I answer in French.")
     )
 
     assert "cache_hit" not in kinds(await cached.send(QUESTION))

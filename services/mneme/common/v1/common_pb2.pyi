@@ -133,6 +133,30 @@ INDEX_STATE_SKIPPED: IndexState.ValueType  # 4
 """Gets no vector."""
 Global___IndexState: _TypeAlias = IndexState  # noqa: Y015
 
+class _BlockVisibility:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _BlockVisibilityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_BlockVisibility.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    BLOCK_VISIBILITY_UNSPECIFIED: _BlockVisibility.ValueType  # 0
+    """Means nothing; a new block becomes PRIVATE."""
+    BLOCK_VISIBILITY_PRIVATE: _BlockVisibility.ValueType  # 1
+    """Concerns one user or agent: answers made with it are never shared."""
+    BLOCK_VISIBILITY_SHARED: _BlockVisibility.ValueType  # 2
+    """Is the same for everyone (persona, policy): answers made with it may be shared."""
+
+class BlockVisibility(_BlockVisibility, metaclass=_BlockVisibilityEnumTypeWrapper):
+    """Who may see answers that were made with a block, which the semantic cache must know."""
+
+BLOCK_VISIBILITY_UNSPECIFIED: BlockVisibility.ValueType  # 0
+"""Means nothing; a new block becomes PRIVATE."""
+BLOCK_VISIBILITY_PRIVATE: BlockVisibility.ValueType  # 1
+"""Concerns one user or agent: answers made with it are never shared."""
+BLOCK_VISIBILITY_SHARED: BlockVisibility.ValueType  # 2
+"""Is the same for everyone (persona, policy): answers made with it may be shared."""
+Global___BlockVisibility: _TypeAlias = BlockVisibility  # noqa: Y015
+
 @_typing.final
 class TimeRange(_message.Message):
     """A half-open span of time: start <= t < end. An absent bound is open."""

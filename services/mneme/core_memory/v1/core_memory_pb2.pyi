@@ -12,7 +12,6 @@ from google.protobuf import message as _message
 from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
-from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from mneme.common.v1 import common_pb2 as _common_pb2
 import builtins as _builtins
 import sys
@@ -24,30 +23,6 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
-
-class _BlockVisibility:
-    ValueType = _typing.NewType("ValueType", _builtins.int)
-    V: _TypeAlias = ValueType  # noqa: Y015
-
-class _BlockVisibilityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_BlockVisibility.ValueType], _builtins.type):
-    DESCRIPTOR: _descriptor.EnumDescriptor
-    BLOCK_VISIBILITY_UNSPECIFIED: _BlockVisibility.ValueType  # 0
-    """Means nothing; a new block becomes PRIVATE."""
-    BLOCK_VISIBILITY_PRIVATE: _BlockVisibility.ValueType  # 1
-    """Concerns one user or agent: answers made with it are never shared."""
-    BLOCK_VISIBILITY_SHARED: _BlockVisibility.ValueType  # 2
-    """Is the same for everyone (persona, policy): answers made with it may be shared."""
-
-class BlockVisibility(_BlockVisibility, metaclass=_BlockVisibilityEnumTypeWrapper):
-    """Who may see answers that were made with a block, which the semantic cache must know."""
-
-BLOCK_VISIBILITY_UNSPECIFIED: BlockVisibility.ValueType  # 0
-"""Means nothing; a new block becomes PRIVATE."""
-BLOCK_VISIBILITY_PRIVATE: BlockVisibility.ValueType  # 1
-"""Concerns one user or agent: answers made with it are never shared."""
-BLOCK_VISIBILITY_SHARED: BlockVisibility.ValueType  # 2
-"""Is the same for everyone (persona, policy): answers made with it may be shared."""
-Global___BlockVisibility: _TypeAlias = BlockVisibility  # noqa: Y015
 
 @_typing.final
 class Block(_message.Message):
@@ -86,7 +61,7 @@ class Block(_message.Message):
     """True for a template: it is attached to no agent directly, blocks are made from it."""
     template_name: _builtins.str
     """Name of the template it is, or was made from. Empty for none."""
-    visibility: Global___BlockVisibility.ValueType
+    visibility: _common_pb2.BlockVisibility.ValueType
     """Whether answers made with it may be shared between users."""
     version: _builtins.int
     """Number of the current version, from 1. Output only."""
@@ -117,7 +92,7 @@ class Block(_message.Message):
         read_only: _builtins.bool = ...,
         is_template: _builtins.bool = ...,
         template_name: _builtins.str = ...,
-        visibility: Global___BlockVisibility.ValueType = ...,
+        visibility: _common_pb2.BlockVisibility.ValueType = ...,
         metadata: _struct_pb2.Struct | None = ...,
         version: _builtins.int = ...,
         etag: _builtins.str = ...,
@@ -363,19 +338,19 @@ class GetBlockRequest(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    BLOCK_FIELD_NUMBER: _builtins.int
+    REF_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def block(self) -> Global___BlockRef:
+    def ref(self) -> Global___BlockRef:
         """The block."""
 
     def __init__(
         self,
         *,
-        block: Global___BlockRef | None = ...,
+        ref: Global___BlockRef | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["block", b"block"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ref", b"ref"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["block", b"block"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ref", b"ref"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -621,7 +596,7 @@ class AppendTextRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     REQUEST_ID_FIELD_NUMBER: _builtins.int
-    BLOCK_FIELD_NUMBER: _builtins.int
+    REF_FIELD_NUMBER: _builtins.int
     TEXT_FIELD_NUMBER: _builtins.int
     PROVENANCE_FIELD_NUMBER: _builtins.int
     BY_AGENT_FIELD_NUMBER: _builtins.int
@@ -632,7 +607,7 @@ class AppendTextRequest(_message.Message):
     by_agent: _builtins.bool
     """True when an agent's tool edits: a read-only block then refuses."""
     @_builtins.property
-    def block(self) -> Global___BlockRef:
+    def ref(self) -> Global___BlockRef:
         """The block."""
 
     @_builtins.property
@@ -643,14 +618,14 @@ class AppendTextRequest(_message.Message):
         self,
         *,
         request_id: _builtins.str = ...,
-        block: Global___BlockRef | None = ...,
+        ref: Global___BlockRef | None = ...,
         text: _builtins.str = ...,
         provenance: _common_pb2.Provenance | None = ...,
         by_agent: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["block", b"block", "provenance", b"provenance"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["provenance", b"provenance", "ref", b"ref"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["block", b"block", "by_agent", b"by_agent", "provenance", b"provenance", "request_id", b"request_id", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["by_agent", b"by_agent", "provenance", b"provenance", "ref", b"ref", "request_id", b"request_id", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -691,7 +666,7 @@ class ReplaceTextRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     REQUEST_ID_FIELD_NUMBER: _builtins.int
-    BLOCK_FIELD_NUMBER: _builtins.int
+    REF_FIELD_NUMBER: _builtins.int
     OLD_TEXT_FIELD_NUMBER: _builtins.int
     NEW_TEXT_FIELD_NUMBER: _builtins.int
     PROVENANCE_FIELD_NUMBER: _builtins.int
@@ -705,7 +680,7 @@ class ReplaceTextRequest(_message.Message):
     by_agent: _builtins.bool
     """True when an agent's tool edits: a read-only block then refuses."""
     @_builtins.property
-    def block(self) -> Global___BlockRef:
+    def ref(self) -> Global___BlockRef:
         """The block."""
 
     @_builtins.property
@@ -716,15 +691,15 @@ class ReplaceTextRequest(_message.Message):
         self,
         *,
         request_id: _builtins.str = ...,
-        block: Global___BlockRef | None = ...,
+        ref: Global___BlockRef | None = ...,
         old_text: _builtins.str = ...,
         new_text: _builtins.str = ...,
         provenance: _common_pb2.Provenance | None = ...,
         by_agent: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["block", b"block", "provenance", b"provenance"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["provenance", b"provenance", "ref", b"ref"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["block", b"block", "by_agent", b"by_agent", "new_text", b"new_text", "old_text", b"old_text", "provenance", b"provenance", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["by_agent", b"by_agent", "new_text", b"new_text", "old_text", b"old_text", "provenance", b"provenance", "ref", b"ref", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -765,7 +740,7 @@ class RemoveTextRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     REQUEST_ID_FIELD_NUMBER: _builtins.int
-    BLOCK_FIELD_NUMBER: _builtins.int
+    REF_FIELD_NUMBER: _builtins.int
     TEXT_FIELD_NUMBER: _builtins.int
     PROVENANCE_FIELD_NUMBER: _builtins.int
     BY_AGENT_FIELD_NUMBER: _builtins.int
@@ -776,7 +751,7 @@ class RemoveTextRequest(_message.Message):
     by_agent: _builtins.bool
     """True when an agent's tool edits: a read-only block then refuses."""
     @_builtins.property
-    def block(self) -> Global___BlockRef:
+    def ref(self) -> Global___BlockRef:
         """The block."""
 
     @_builtins.property
@@ -787,14 +762,14 @@ class RemoveTextRequest(_message.Message):
         self,
         *,
         request_id: _builtins.str = ...,
-        block: Global___BlockRef | None = ...,
+        ref: Global___BlockRef | None = ...,
         text: _builtins.str = ...,
         provenance: _common_pb2.Provenance | None = ...,
         by_agent: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["block", b"block", "provenance", b"provenance"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["provenance", b"provenance", "ref", b"ref"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["block", b"block", "by_agent", b"by_agent", "provenance", b"provenance", "request_id", b"request_id", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["by_agent", b"by_agent", "provenance", b"provenance", "ref", b"ref", "request_id", b"request_id", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -702,7 +702,7 @@ class BlockSpec(_message.Message):
     DESCRIPTION_FIELD_NUMBER: _builtins.int
     LIMIT_CHARS_FIELD_NUMBER: _builtins.int
     READ_ONLY_FIELD_NUMBER: _builtins.int
-    SHARED_VISIBILITY_FIELD_NUMBER: _builtins.int
+    VISIBILITY_FIELD_NUMBER: _builtins.int
     COPY_PER_USER_FIELD_NUMBER: _builtins.int
     label: _builtins.str
     """Name under which the agent's tools address it."""
@@ -714,8 +714,8 @@ class BlockSpec(_message.Message):
     """Largest length, in characters. 0: 5000."""
     read_only: _builtins.bool
     """Refuses edits by the agent's tools."""
-    shared_visibility: _builtins.bool
-    """True when answers made with it may be shared between users."""
+    visibility: _common_pb2.BlockVisibility.ValueType
+    """Who may see answers that were made with it."""
     copy_per_user: _builtins.bool
     """Gives each user a copy at the first edit."""
     def __init__(
@@ -726,12 +726,12 @@ class BlockSpec(_message.Message):
         description: _builtins.str = ...,
         limit_chars: _builtins.int = ...,
         read_only: _builtins.bool = ...,
-        shared_visibility: _builtins.bool = ...,
+        visibility: _common_pb2.BlockVisibility.ValueType = ...,
         copy_per_user: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["copy_per_user", b"copy_per_user", "description", b"description", "label", b"label", "limit_chars", b"limit_chars", "read_only", b"read_only", "shared_visibility", b"shared_visibility", "value", b"value"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["copy_per_user", b"copy_per_user", "description", b"description", "label", b"label", "limit_chars", b"limit_chars", "read_only", b"read_only", "value", b"value", "visibility", b"visibility"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
