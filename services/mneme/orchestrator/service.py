@@ -16,6 +16,7 @@ from mneme.orchestrator.models.build import build_model
 from mneme.orchestrator.models.port import ChatModel
 from mneme.orchestrator.models.tokens import count_tokens
 from mneme.orchestrator.operations import Operations
+from mneme.orchestrator.relay.relaying import Relay
 from mneme.orchestrator.relay.watch import Hub, Watcher
 from mneme.orchestrator.runs import RunMethods
 from mneme.orchestrator.schedules import ScheduleMethods
@@ -64,7 +65,8 @@ class Orchestrator:
         self._operations = Operations(runtime.database, runtime.peers, runtime.settings.orchestrator)
         self._worker.add_chore(Timers(runtime.database, self._worker).fire)
         self._worker.add_chore(self._operations.work_due)
-        self._servicer = AgentServicer(Parts(deps, self._worker, Watcher(runtime.database, deps.hub), self._operations))
+        watcher = Watcher(runtime.database, Relay(runtime.database, runtime.peers, own_address=runtime.address))
+        self._servicer = AgentServicer(Parts(deps, self._worker, watcher, self._operations))
 
     def register(self, server: grpc.aio.Server) -> None:
         """Adds the servicer."""

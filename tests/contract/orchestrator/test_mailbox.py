@@ -118,6 +118,34 @@ async def test_user_messages_come_before_system_events(model: ScriptedModel, tal
     assert "interaction]" in model.requests[-1].turns[-1].text
 
 
+async def test_an_event_rises_a_class_for_each_minute_it_waits(
+    model: ScriptedModel, talk: Talk, owner_url: str
+) -> None:
+    gate = Gate(model)
+    first = asyncio.create_task(talk.send("first"))
+    await gate.reached.wait()
+    event = pb.SendEventRequest(
+        request_id=request_id(), conversation_id=talk.conversation_id, kind=pb.EVENT_KIND_SYSTEM, text="waited long"
+    )
+    queued = await talk.agents.SendEvent(event)
+    async with await psycopg.AsyncConnection.connect(owner_url) as owner:
+        await owner.execute("UPDATE orchestrator.mailbox SET arrival = now() - interval '61 s' WHERE priority = 1")
+    second = asyncio.create_task(talk.send("second"))
+
+    async def both_wait() -> bool:
+        request = pb.GetConversationRequest(conversation_id=talk.conversation_id)
+        conversation = (await talk.agents.GetConversation(request)).conversation
+        return bool(conversation.queued_event_count == 2)
+
+    await until(both_wait)
+    gate.opened.set()
+    await asyncio.gather(first, second)
+    await talk.watch(queued.run_id)
+
+    asked = [request.turns[-1].text.rpartition("] ")[2] for request in model.requests]
+    assert asked == ["first", "waited long", "second"]
+
+
 async def test_a_queued_run_is_cancelled_at_once(model: ScriptedModel, talk: Talk) -> None:
     gate = Gate(model)
     first = asyncio.create_task(talk.send("first"))

@@ -7,10 +7,13 @@ import asyncio
 import psycopg
 import pytest
 
+from mneme import registry
+from mneme.orchestrator import service
 from mneme.orchestrator.models.port import ModelOutput, ModelRequest
+from mneme.orchestrator.relay.watch import Hub
 from mneme.orchestrator.v1 import orchestrator_pb2 as pb
-from mneme.settings import OrchestratorSettings
-from tests.contract.orchestrator.scripted import ScriptedModel, Talk, echo, kinds, open_talk, texts
+from mneme.settings import OrchestratorSettings, Settings
+from tests.contract.orchestrator.scripted import ScriptedModel, Talk, echo, kinds, open_talk, texts, until
 from tests.support.suite import Serve, Suite
 
 
@@ -60,6 +63,96 @@ async def test_a_watch_through_the_other_replica_misses_no_durable_event(
     answer.set()
 
     assert await watching == await sending
+
+
+async def test_words_are_shown_at_the_other_replica_too(
+    model: ScriptedModel, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hubs: list[Hub] = []
+
+    def hub() -> Hub:
+        hubs.append(Hub())
+        return hubs[-1]
+
+    monkeypatch.setattr(service, "Hub", hub)
+    first, second = await serve(data_dir=None), await serve(data_dir=None)
+    talk = await open_talk(first)
+    asked, answer = asyncio.Event(), asyncio.Event()
+
+    async def slow(request: ModelRequest) -> ModelOutput:
+        asked.set()
+        await answer.wait()
+        return echo(request)
+
+    model.script = slow
+    sending = asyncio.create_task(talk.send("hello"))
+    await asked.wait()
+    run = (await talk.agents.ListRuns(pb.ListRunsRequest(conversation_id=talk.conversation_id))).runs[0]
+    watching = asyncio.create_task(through(second, talk).watch(run.run_id, stream_tokens=True))
+
+    async def relayed() -> bool:
+        return hubs[0].wants_tokens(run.run_id)
+
+    await until(relayed)
+    answer.set()
+    events = await watching
+    words = "".join(event.token_delta.text for event in events if event.WhichOneof("event") == "token_delta")
+    assert words == "echo hello"
+    assert [event for event in events if event.sequence] == await sending
+
+
+async def test_a_process_that_stops_hands_its_turns_over(
+    model: ScriptedModel, serve: Serve, suite_settings: Settings
+) -> None:
+    second = await serve(data_dir=None)
+    talk = await open_talk(second)
+    asked = asyncio.Event()
+
+    async def slow(request: ModelRequest) -> ModelOutput:
+        asked.set()
+        if len(model.requests) == 1:
+            await asyncio.Event().wait()
+        return echo(request)
+
+    model.script = slow
+    quick = suite_settings.server.model_copy(update={"drain_timeout": 0.5, "stop_grace": 0.1})
+    stopping = suite_settings.model_copy(update={"data_dir": None, "server": quick})
+    async with registry.running(stopping) as server:
+        dying = Suite(server.address, stopping, second.credentials)
+        async with dying.channels:
+            sending = asyncio.create_task(through(dying, talk).send("hello"))
+            await asked.wait()
+            run = (await talk.agents.ListRuns(pb.ListRunsRequest(conversation_id=talk.conversation_id))).runs[0]
+            sending.cancel()
+    events = await talk.watch(run.run_id)
+
+    assert texts(events) == ["echo hello"]
+    assert "restarted" in kinds(events)
+
+
+async def test_an_event_that_kills_every_process_becomes_a_dead_letter(
+    model: ScriptedModel, replicas: tuple[Suite, Suite], owner_url: str
+) -> None:
+    talk = await open_talk(replicas[0])
+    asked, ending = asyncio.Event(), asyncio.Event()
+
+    async def slow(request: ModelRequest) -> ModelOutput:
+        asked.set()
+        await ending.wait()
+        return echo(request)
+
+    model.script = slow
+    sending = asyncio.create_task(talk.send("hello"))
+    await asked.wait()
+    async with await psycopg.AsyncConnection.connect(owner_url) as owner:
+        await owner.execute("SELECT set_config('app.tenant', 'acme', true)")
+        await owner.execute("UPDATE orchestrator.run SET attempt = 5")
+        await owner.execute("UPDATE orchestrator.conversation_lease SET worker_id = 'worker-dead'")
+    failed = (await sending)[-1].failed
+    ending.set()
+
+    assert failed.dead_lettered
+    assert failed.failure.metadata["attempts"] == "5"
 
 
 async def test_a_conversation_goes_on_at_the_other_replica(model: ScriptedModel, replicas: tuple[Suite, Suite]) -> None:

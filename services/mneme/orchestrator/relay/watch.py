@@ -1,17 +1,18 @@
 """Watching runs: stored events first, then live ones, to the terminal event.
 
 A run that this process works on publishes its events as soon as they are stored, and token deltas as they arrive. A
-run of another process is read from the store: its deltas do not get here.
+run of another process is relayed from there, and read from the store when that process is gone.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import aclosing, contextmanager
 
 from mneme.orchestrator import events
 from mneme.orchestrator.records import Run
+from mneme.orchestrator.relay.relaying import Relay
 from mneme.orchestrator.store import runs
 from mneme.orchestrator.v1 import orchestrator_pb2 as pb
 from mneme.runtime.db import Database
@@ -86,9 +87,9 @@ class Hub:
 class Watcher:
     """Streams runs to callers."""
 
-    def __init__(self, database: Database, hub: Hub) -> None:
+    def __init__(self, database: Database, relay: Relay) -> None:
         self._database = database
-        self._hub = hub
+        self._relay = relay
 
     async def follow(
         self,
@@ -106,39 +107,49 @@ class Watcher:
             run: As it stood after the subscription began.
             local: True when this process works on it and nothing is stored yet that was not published.
         """
-        last = after
         if after < events.QUEUED_SEQUENCE:
             yield events.queued(run)
-            last = events.QUEUED_SEQUENCE
-        must_read = not local
+        seen = max(after, events.QUEUED_SEQUENCE)
+        async with aclosing(self._all(tenant, run, subscription, local=local, after=seen)) as found:
+            async for event in found:
+                kind = events.kind_of(event)
+                if include_inner or kind not in events.INNER:
+                    yield event
+                if kind in events.TERMINAL:
+                    return
+
+    async def _all(
+        self, tenant: str, run: Run, subscription: Subscription, *, local: bool, after: int
+    ) -> AsyncGenerator[pb.RunEvent, None]:
+        """Every event after a sequence, each once, until the run has ended and all were shown."""
+        last, must_read = after, not local
         wait, longest = _REMOTE_POLL_SECONDS
         while True:
-            stored, ended = await self._stored(tenant, run.run_id, last) if must_read else ([], False)
-            for event in stored:
-                last = event.sequence
-                if include_inner or events.kind_of(event) not in events.INNER:
+            if must_read:
+                stored, now = await self._stored(tenant, run.run_id, last)
+                for event in stored:
+                    last = event.sequence
                     yield event
-                if events.kind_of(event) in events.TERMINAL:
+                if now.ended and not stored:
                     return
-            if ended and not stored:
-                return
+                if now.state == pb.RUN_STATE_RUNNING:
+                    async with aclosing(self._relay.events(now, last, tokens=subscription.tokens)) as relayed:
+                        async for event in relayed:
+                            last = event.sequence or last
+                            yield event
             live = await subscription.get(_LIVE_POLL_SECONDS if local else wait)
             wait = min(2 * wait, longest)
             must_read = live is None or live.sequence > last + 1
             local = local or live is not None
-            if live is None or must_read or 0 < live.sequence <= last:
-                continue
-            last = live.sequence or last
-            if include_inner or events.kind_of(live) not in events.INNER:
+            if live is not None and not must_read and not 0 < live.sequence <= last:
+                last = live.sequence or last
                 yield live
-            if events.kind_of(live) in events.TERMINAL:
-                return
 
-    async def _stored(self, tenant: str, run_id: str, after: int) -> tuple[list[pb.RunEvent], bool]:
-        """The next stored events, and whether the run had ended before they were read."""
+    async def _stored(self, tenant: str, run_id: str, after: int) -> tuple[list[pb.RunEvent], Run]:
+        """The next stored events, and the run as it stood before they were read."""
         async with self._database.tenant(tenant) as tx:
             run = await runs.get(tx, tenant, run_id)
             if run is None:
                 raise not_found(run_id)
             payloads = await runs.events_after(tx, tenant, run_id, after) if run.last_sequence > after else []
-        return [pb.RunEvent.FromString(payload) for payload in payloads], run.ended
+        return [pb.RunEvent.FromString(payload) for payload in payloads], run
