@@ -163,7 +163,7 @@ class CacheGate:
             entry_id=hit.entry.entry_id,
             exact=hit.tier == cache_pb.TIER_EXACT,
             score=hit.score,
-            question=hit.entry.question,
+            question=hit.entry.question if self._current.run.user_id else "",
         )
         found.age.FromTimedelta(max(age, timedelta()))
         self._current.log.add(pb.RunEvent(cache_hit=found))

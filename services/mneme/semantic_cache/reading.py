@@ -96,6 +96,14 @@ class Reader:
         if query.kind is not Kind.QUESTION:
             raise invalid("key.question", f"is not looked up: {query.kind} instead of a self-contained question")
 
+    def hide_origin(self, scope: Scope, entry: pb.CacheEntry) -> None:
+        """Empties what tells of the user who asked first, in an entry that users share, for who may not know it."""
+        principal = call.current().principal
+        if scope.user_id or principal.service or "admin" in principal.scopes:
+            return
+        for name in ("question", "run_id", "author"):
+            entry.ClearField(name)
+
     def may_touch(self, scope: Scope) -> bool:
         """Whether an entry of the scope may have been served to the caller, who then may judge or remove it."""
         return call.current().principal.user in ("", scope.user_id) or not scope.user_id

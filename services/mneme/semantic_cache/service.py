@@ -93,6 +93,7 @@ class SemanticCacheComponent(pb_grpc.SemanticCacheServiceServicer):
         query = self._reader.query(request.key, request.max_age if request.HasField("max_age") else None)
         outcome = await self._answering.look_up(query)
         if isinstance(outcome, pb.Hit):
+            self._reader.hide_origin(query.address.scope, outcome.entry)
             return pb.LookupResponse(hit=outcome)
         return pb.LookupResponse(miss=outcome)
 
@@ -200,11 +201,13 @@ class SemanticCacheComponent(pb_grpc.SemanticCacheServiceServicer):
         response = pb.ExplainResponse(normalised_question=query.normalised)
         if isinstance(outcome, pb.Hit):
             response.hit.CopyFrom(outcome)
+            self._reader.hide_origin(query.address.scope, response.hit.entry)
         else:
             response.miss.CopyFrom(outcome)
         if found is not None:
             candidate = response.candidates.add(tier=pb.TIER_EXACT, score=1.0, entry=found.entry)
             candidate.entry.ClearField("answer")
+            self._reader.hide_origin(query.address.scope, candidate.entry)
             candidate.changed_scopes.extend(self._reader.basis(found.entry.basis).changed(query.basis))
         return response
 

@@ -128,9 +128,17 @@ class Asker:
         return {count.store: (count.removed, count.remaining) for count in response.counts}
 
 
-async def asker(replica: Replica, *, tenant: str = "acme", user: str = "", service: str = "orchestrator") -> Asker:
+async def asker(
+    replica: Replica,
+    *,
+    tenant: str = "acme",
+    user: str = "",
+    service: str = "orchestrator",
+    scopes: tuple[str, ...] = ("admin",),
+) -> Asker:
     """A caller: the orchestrator on behalf of a user, or with an empty service a user credential."""
-    return Asker(await replica.stub(SemanticCacheServiceStub, tenant=tenant, user=user, service=service))
+    stub = await replica.stub(SemanticCacheServiceStub, tenant=tenant, user=user, service=service, scopes=scopes)
+    return Asker(stub)
 
 
 @pytest.fixture

@@ -85,6 +85,24 @@ async def test_a_credential_of_one_user_may_only_judge_what_it_was_served(replic
     assert (await ann.feedback(of_ann, pb.VERDICT_WRONG)).removed
 
 
+async def test_a_shared_entry_does_not_tell_who_asked_first(replica: Replica, cache_: Asker) -> None:
+    await cache_.store(key())
+    await cache_.store(key(user="ann"))
+    operator = await asker(replica, service="", scopes=())
+    administrator = await asker(replica, service="")
+    for caller, asked, told in (
+        (operator, key(), False),
+        (operator, key(user="ann"), True),
+        (administrator, key(), True),
+        (cache_, key(), True),
+    ):
+        explained = await caller.stub.Explain(pb.ExplainRequest(key=asked))
+        looked = (await caller.look_up(asked)).hit.entry
+        for entry in (looked, explained.hit.entry, explained.candidates[0].entry):
+            assert [bool(entry.question), bool(entry.run_id), bool(entry.author)] == [told] * 3
+        assert looked.answer == "9 to 18"
+
+
 async def test_rows_of_another_tenant_are_hidden_by_the_database_itself(cache_: Asker, database_url: str) -> None:
     entry_id = await cache_.store(key())
     await cache_.feedback(entry_id, pb.VERDICT_RIGHT)

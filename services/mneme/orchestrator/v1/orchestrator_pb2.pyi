@@ -2442,7 +2442,7 @@ class CacheHit(_message.Message):
     score: _builtins.float
     """Score, max(0, cosine)."""
     question: _builtins.str
-    """Question that was answered before."""
+    """Question that was answered before. Empty for an answer that users share."""
     @_builtins.property
     def age(self) -> _duration_pb2.Duration:
         """Age of the answer."""

@@ -221,7 +221,9 @@ Global___CacheKey: _TypeAlias = CacheKey  # noqa: Y015
 
 @_typing.final
 class CacheEntry(_message.Message):
-    """A stored answer."""
+    """A stored answer. Of an entry that users share, a credential without the `admin` scope does not see whose it is:
+    `question`, `run_id` and `author` are empty then; services see all.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -240,15 +242,17 @@ class CacheEntry(_message.Message):
     entry_id: _builtins.str
     """Id, `entry-…`."""
     question: _builtins.str
-    """Question it was stored for."""
+    """Question it was stored for. Empty for an entry that users share, unless a service or an administrator asks."""
     answer: _builtins.str
     """The answer. One above the configured size, 64 KiB, is not stored."""
     run_id: _builtins.str
-    """Run that made it."""
+    """Run that made it. Empty for an entry that users share, unless a service or an administrator asks."""
     model: _builtins.str
     """Model that made it."""
     author: _builtins.str
-    """Who made it; Invalidate can remove all of an author."""
+    """Who made it; Invalidate can remove all of an author. Empty for an entry that users share, unless a service or an
+    administrator asks.
+    """
     token_count: _builtins.int
     """Tokens that making it cost."""
     model_seconds: _builtins.float
