@@ -30,6 +30,7 @@ SCHEMA = "archival"
 INGEST_ITEMS = 256
 INGEST_BYTES = 1024 * 1024
 INGEST_ERRORS = 1000
+AGENTS_SHOWN = 100
 
 R = TypeVar("R", bound=Message)
 
@@ -160,8 +161,8 @@ class ArchivalServicer(rpc.ArchivalServiceServicer):
             if owner.knowledge_base_id:
                 await scopes.require_knowledge_base(tx, tenant, owner.knowledge_base_id)
             found = await passages.page(tx, tenant, owner, wanted, after=_after(request), limit=size + 1)
-        token = pages.encode(request, _cursor(found[size - 1])) if len(found) > size else ""
-        messages = [convert.passage_message(passage) for passage in found[:size]]
+        messages = pages.fitting(map(convert.passage_message, found[:size]))
+        token = pages.encode(request, _cursor(found[len(messages) - 1])) if len(found) > len(messages) else ""
         return pb.ListPassagesResponse(passages=messages, next_page_token=token)
 
     async def UpdatePassage(self, request: pb.UpdatePassageRequest, context: Any) -> pb.UpdatePassageResponse:
@@ -230,12 +231,14 @@ class ArchivalServicer(rpc.ArchivalServiceServicer):
         return await self._once(request, pb.CreateKnowledgeBaseResponse, run)
 
     async def GetKnowledgeBase(self, request: pb.GetKnowledgeBaseRequest, context: Any) -> pb.GetKnowledgeBaseResponse:
-        """Returns one knowledge base and the agents that search it."""
+        """Returns one knowledge base and the first of the agents that search it."""
         tenant, id_ = call.tenant(), request.knowledge_base_id
         async with self._database.tenant(tenant) as tx:
             found = await knowledge_bases.get(tx, tenant, id_)
-            agents = await knowledge_bases.agents(tx, tenant, id_)
-        return pb.GetKnowledgeBaseResponse(knowledge_base=convert.knowledge_base_message(found), agent_ids=agents)
+            agents, count = await knowledge_bases.agents(tx, tenant, id_, limit=AGENTS_SHOWN)
+        return pb.GetKnowledgeBaseResponse(
+            knowledge_base=convert.knowledge_base_message(found), agent_ids=agents, agent_count=count
+        )
 
     async def ListKnowledgeBases(
         self, request: pb.ListKnowledgeBasesRequest, context: Any

@@ -30,6 +30,7 @@ from mneme.runtime.idempotency import MutatingRequest, once
 SCHEMA = "core_memory"
 
 _ABOVE_ALL = 2**62
+_ATTACHMENTS_SHOWN = 100
 
 R = TypeVar("R", bound=Message)
 
@@ -68,15 +69,18 @@ class CoreMemory(pb_grpc.CoreMemoryServiceServicer):
         return await self._once(request, pb.CreateBlockResponse, commands.create)
 
     async def GetBlock(self, request: pb.GetBlockRequest, context: Context[Any, Any]) -> pb.GetBlockResponse:
-        """Returns a block and who sees it."""
+        """Returns a block and the first of those who see it."""
         caller = callers.caller()
         bound = caller.user if caller.is_end_user else ""
         async with self._database.tenant(call.tenant()) as tx:
             seen = await commands.find(tx, request.ref, call.acting_user(request.ref.agent_label.user_id))
-            attachments = await reads.attachments(tx, call.tenant(), seen.block.id, bound=bound)
+            attachments, count = await reads.attachments(
+                tx, call.tenant(), seen.block.id, limit=_ATTACHMENTS_SHOWN, bound=bound
+            )
         return pb.GetBlockResponse(
             block=messages.block_message(seen.block),
             attachments=[messages.attachment_message(one) for one in attachments],
+            attachment_count=count,
         )
 
     async def ListBlocks(self, request: pb.ListBlocksRequest, context: Context[Any, Any]) -> pb.ListBlocksResponse:
@@ -86,9 +90,9 @@ class CoreMemory(pb_grpc.CoreMemoryServiceServicer):
         after = pages.decode(request)
         async with self._database.tenant(call.tenant()) as tx:
             blocks = await reads.list_blocks(tx, call.tenant(), which, after=after, limit=size + 1)
-        response = pb.ListBlocksResponse(blocks=map(messages.block_message, blocks[:size]))
-        if len(blocks) > size:
-            last = blocks[size - 1]
+        response = pb.ListBlocksResponse(blocks=pages.fitting(map(messages.block_message, blocks[:size])))
+        if len(blocks) > len(response.blocks):
+            last = blocks[len(response.blocks) - 1]
             assert last.create_time is not None
             response.next_page_token = pages.encode(request, [last.create_time.isoformat(), last.id])
         return response
@@ -148,9 +152,9 @@ class CoreMemory(pb_grpc.CoreMemoryServiceServicer):
         async with self._database.tenant(tenant) as tx:
             await _own_block(tx, request.block_id)
             found = await reads.list_versions(tx, tenant, request.block_id, before=before, limit=size + 1)
-        response = pb.ListVersionsResponse(versions=map(messages.version_message, found[:size]))
-        if len(found) > size:
-            response.next_page_token = pages.encode(request, [found[size - 1].version])
+        response = pb.ListVersionsResponse(versions=pages.fitting(map(messages.version_message, found[:size])))
+        if len(found) > len(response.versions):
+            response.next_page_token = pages.encode(request, [found[len(response.versions) - 1].version])
         return response
 
     async def DiffVersions(

@@ -238,7 +238,9 @@ class Operations:
             for block in page.blocks:
                 ref = core_memory_pb2.BlockRef(block_id=block.block_id)
                 found = await stub.GetBlock(core_memory_pb2.GetBlockRequest(ref=ref))
-                if {attachment.agent_id for attachment in found.attachments} != {operation.subject}:
+                others = {attachment.agent_id for attachment in found.attachments} != {operation.subject}
+                # Where not all are shown, the rest may be others.
+                if others or found.attachment_count > len(found.attachments):
                     continue
                 await stub.DeleteBlock(
                     core_memory_pb2.DeleteBlockRequest(

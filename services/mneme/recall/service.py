@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 from typing import TypeVar
 
@@ -15,7 +15,7 @@ from mneme.recall import ranking, rules
 from mneme.recall.convert import filter_of, new_message, wire_hit, wire_message
 from mneme.recall.indexer import Indexer
 from mneme.recall.meaning import Meanings
-from mneme.recall.records import Appended, Batch, Filter, Found, Hit, Message, Subject
+from mneme.recall.records import Appended, Batch, Filter, Found, Hit, Subject
 from mneme.recall.store import append, purge, reads, search, window
 from mneme.recall.store.append import SCHEMA, RefusedError
 from mneme.recall.store.reads import Position
@@ -29,8 +29,6 @@ from mneme.runtime.idempotency import MutatingRequest
 
 _PAGE_SIZE = 50
 _PAGE_SIZE_MAX = 500
-# A client that sets nothing accepts 4 MiB.
-_PAGE_BYTES = 3 * 1024 * 1024
 _LIMIT = 10
 _LIMIT_MAX = 200
 _BARRIER_POLL_SECONDS = 0.02
@@ -121,7 +119,7 @@ class RecallServicer(recall_pb2_grpc.RecallServiceServicer):
         newest_first = request.order == pb.LIST_ORDER_NEWEST_FIRST
         async with self._database.tenant(call.tenant()) as tx:
             found = await reads.page(tx, wanted, after=after, newest_first=newest_first, limit=size + 1)
-        response = pb.ListMessagesResponse(messages=_fitting(found[:size]))
+        response = pb.ListMessagesResponse(messages=pages.fitting(map(wire_message, found[:size])))
         if len(response.messages) < len(found):
             last = found[len(response.messages) - 1]
             assert last.created_at is not None
@@ -305,19 +303,6 @@ async def _documents(batch: Batch) -> list[lexical.Document]:
     if sum(len(text) for _, text in sources) > lexical.THREAD_CHARS:
         return await asyncio.to_thread(read)
     return read()
-
-
-def _fitting(messages: Iterable[Message]) -> list[pb.Message]:
-    """Returns the first messages that fit into one response, at least one."""
-    size = 0
-    shown: list[pb.Message] = []
-    for message in messages:
-        wire = wire_message(message)
-        size += wire.ByteSize()
-        if shown and size > _PAGE_BYTES:
-            break
-        shown.append(wire)
-    return shown
 
 
 def _position(cursor: Sequence[str | int] | None) -> Position | None:

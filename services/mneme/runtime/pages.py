@@ -10,7 +10,8 @@ import base64
 import binascii
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import TypeVar
 
 from google.protobuf.message import Message
 
@@ -18,7 +19,12 @@ from mneme.errors.v1 import errors_pb2
 from mneme.runtime import call
 from mneme.runtime.errors import Error, invalid
 
+PAGE_BYTES = 3 * 1024 * 1024
+"""Largest content of a page, unless its first item alone is larger: a client that sets nothing accepts 4 MiB."""
+
 _HASH_BYTES = 12
+
+M = TypeVar("M", bound=Message)
 
 
 def page_size(requested: int, *, default: int, maximum: int) -> int:
@@ -30,6 +36,18 @@ def page_size(requested: int, *, default: int, maximum: int) -> int:
     if requested < 0:
         raise invalid("page_size", f"{requested} is negative", value=str(requested))
     return min(requested or default, maximum)
+
+
+def fitting(items: Iterable[M]) -> list[M]:
+    """Returns the first messages that fit into one page, at least one; those after them are not made."""
+    size = 0
+    shown: list[M] = []
+    for item in items:
+        size += item.ByteSize()
+        if shown and size > PAGE_BYTES:
+            break
+        shown.append(item)
+    return shown
 
 
 def encode(request: Message, cursor: Sequence[str | int]) -> str:

@@ -41,6 +41,7 @@ async def test_agents_search_what_is_attached(archive: Archive) -> None:
     assert await archive.found("holidays", scope=without_agent) == ["holidays are thirty days"]
     response = await archive.stub.GetKnowledgeBase(pb.GetKnowledgeBaseRequest(knowledge_base_id=base.knowledge_base_id))
     assert list(response.agent_ids) == [AGENT]
+    assert response.agent_count == 1
     assert (response.knowledge_base.passage_count, response.knowledge_base.revision) == (1, 1)
     detach = pb.DetachKnowledgeBaseRequest(
         request_id=new_id(), knowledge_base_id=base.knowledge_base_id, agent_id=AGENT
@@ -209,3 +210,13 @@ def traces(owner_url: str, marker: str) -> list[str]:
 
 def _plain(value: object) -> bytes:
     return bytes(value) if isinstance(value, bytes | memoryview) else str(value).encode()
+
+
+async def test_the_first_hundred_agents_of_a_knowledge_base_are_shown(archive: Archive) -> None:
+    base = await archive.knowledge_base("handbook")
+    for n in range(103):
+        await archive.attach(base.knowledge_base_id, f"agent-{n:03}")
+    request = pb.GetKnowledgeBaseRequest(knowledge_base_id=base.knowledge_base_id)
+    response = await archive.stub.GetKnowledgeBase(request)
+    assert list(response.agent_ids) == [f"agent-{n:03}" for n in range(100)]
+    assert response.agent_count == 103

@@ -372,3 +372,12 @@ async def test_the_audit_tells_of_every_write_and_holds_no_text(archive: Archive
     page = await archive.stub.ListMemoryChanges(pb.ListMemoryChangesRequest(page_size=2))
     rest = await archive.changes(page_size=2, page_token=page.next_page_token)
     assert [c.sequence for c in [*page.changes, *rest]] == [c.sequence for c in changes]
+
+
+async def test_a_page_of_passages_ends_before_a_message_is_too_large(archive: Archive) -> None:
+    for n in range(14):
+        await archive.insert(f"{n} " + "x" * 260_000)
+    first = await archive.stub.ListPassages(pb.ListPassagesRequest(owner=of_agent(), page_size=500))
+    assert len(first.passages) == 12
+    found = await archive.list_all(page_size=500)
+    assert [passage.text.split()[0] for passage in found] == [str(n) for n in range(14)]

@@ -21,6 +21,7 @@ async def test_a_created_block_comes_back_with_its_defaults(memory: Memory) -> N
     assert created.etag
     assert dict(created.metadata) == {"source": "crm", "rank": 2}
     assert [one.agent_id for one in found.attachments] == [AGENT]
+    assert found.attachment_count == 1
 
 
 async def test_append_replace_and_remove_change_the_text_and_count_versions(memory: Memory) -> None:
@@ -164,3 +165,37 @@ async def test_a_deleted_block_is_gone_from_its_agents_and_stays_in_the_audit(me
     assert (await failure(memory.get(block.block_id))).reason == errors_pb2.REASON_NOT_FOUND
     assert not (await memory.render()).blocks
     assert [one.kind for one in await memory.changes(block_id=block.block_id)] == [1, 5, 3]
+
+
+async def test_a_page_of_blocks_or_versions_ends_before_a_message_is_too_large(memory: Memory) -> None:
+    large = "字" * 100_000
+    made = [await memory.create(f"l{n}", large, limit_chars=100_000) for n in range(12)]
+    request = pb.ListBlocksRequest(page_size=500)
+    found: list[str] = []
+    page_count = 0
+    while not page_count or request.page_token:
+        page = await memory.stub.ListBlocks(request)
+        assert page.ByteSize() < 4 * 1024 * 1024
+        found += [one.block_id for one in page.blocks]
+        request.page_token = page.next_page_token
+        page_count += 1
+    assert found == [one.block_id for one in made]
+    assert page_count == 2
+
+    for n in range(12):
+        await memory.update(by_id(made[0].block_id), value=f"{n:02}{large[2:]}")
+    first = await memory.stub.ListVersions(pb.ListVersionsRequest(block_id=made[0].block_id))
+    rest = await memory.stub.ListVersions(
+        pb.ListVersionsRequest(block_id=made[0].block_id, page_token=first.next_page_token)
+    )
+    assert [one.version for one in (*first.versions, *rest.versions)] == list(range(13, 0, -1))
+    assert not rest.next_page_token
+
+
+async def test_the_first_hundred_attachments_of_a_block_are_shown(memory: Memory) -> None:
+    policy = await memory.create("policy", "Be kind.")
+    for n in range(103):
+        await memory.attach(policy.block_id, f"agent-{n:03}")
+    found = await memory.get(policy.block_id)
+    assert [one.agent_id for one in found.attachments] == [f"agent-{n:03}" for n in range(100)]
+    assert found.attachment_count == 103

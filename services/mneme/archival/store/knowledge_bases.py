@@ -38,8 +38,8 @@ _ATTACHED = (
 )
 
 _AGENTS = """
-SELECT agent_id FROM archival.attachment
-WHERE tenant_id = %(tenant)s AND knowledge_base_id = %(id)s ORDER BY agent_id
+SELECT agent_id, count(*) OVER () AS total FROM archival.attachment
+WHERE tenant_id = %(tenant)s AND knowledge_base_id = %(id)s ORDER BY agent_id LIMIT %(limit)s
 """
 
 _ATTACHED_IDS = """
@@ -162,10 +162,11 @@ async def delete(tx: Connection, author: Author, knowledge_base_id: str) -> None
     await tx.execute(_DELETE_SCOPE, key)
 
 
-async def agents(tx: Connection, tenant: str, knowledge_base_id: str) -> list[str]:
-    """Returns the agents that search a knowledge base, by id."""
-    found = await tx.execute(_AGENTS, {"tenant": tenant, "id": knowledge_base_id})
-    return [row["agent_id"] for row in await found.fetchall()]
+async def agents(tx: Connection, tenant: str, knowledge_base_id: str, *, limit: int) -> tuple[list[str], int]:
+    """Returns the first agents that search a knowledge base, by id, and the number of all."""
+    found = await tx.execute(_AGENTS, {"tenant": tenant, "id": knowledge_base_id, "limit": limit})
+    rows = await found.fetchall()
+    return [row["agent_id"] for row in rows], rows[0]["total"] if rows else 0
 
 
 async def attached(tx: Connection, tenant: str, agent_id: str) -> list[str]:

@@ -780,7 +780,7 @@ class ListPassagesRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
-    """Most passages to return. 0: 50; at most 500."""
+    """Most passages to return. 0: 50; at most 500. A page also ends at 3 MiB: the end is an empty token."""
     page_token: _builtins.str
     """Token of the page, from the previous response."""
     @_builtins.property
@@ -1202,23 +1202,27 @@ class GetKnowledgeBaseResponse(_message.Message):
 
     KNOWLEDGE_BASE_FIELD_NUMBER: _builtins.int
     AGENT_IDS_FIELD_NUMBER: _builtins.int
+    AGENT_COUNT_FIELD_NUMBER: _builtins.int
+    agent_count: _builtins.int
+    """Number of agents that search it."""
     @_builtins.property
     def knowledge_base(self) -> Global___KnowledgeBase:
         """The knowledge base."""
 
     @_builtins.property
     def agent_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Agents that search it."""
+        """Agents that search it, the first 100 by id."""
 
     def __init__(
         self,
         *,
         knowledge_base: Global___KnowledgeBase | None = ...,
         agent_ids: _abc.Iterable[_builtins.str] | None = ...,
+        agent_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["knowledge_base", b"knowledge_base"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_ids", b"agent_ids", "knowledge_base", b"knowledge_base"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_count", b"agent_count", "agent_ids", b"agent_ids", "knowledge_base", b"knowledge_base"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -29,9 +29,9 @@ ORDER BY a.user_id DESC LIMIT 1
 _LOCK = " FOR UPDATE OF b"
 
 _ATTACHMENTS = """
-SELECT agent_id, user_id AS attached_user, copy_per_user FROM core_memory.attachment
+SELECT agent_id, user_id AS attached_user, copy_per_user, count(*) OVER () AS total FROM core_memory.attachment
 WHERE tenant_id = %(tenant)s AND block_id = %(block_id)s AND (%(bound)s = '' OR user_id IN ('', %(bound)s))
-ORDER BY agent_id, user_id
+ORDER BY agent_id, user_id LIMIT %(limit)s
 """
 
 _SEEN = """
@@ -131,10 +131,16 @@ async def find_seen(
     return Seen(block_of(row), attachment_of(row)) if row else None
 
 
-async def attachments(tx: Connection, tenant: str, block_id: str, *, bound: str = "") -> list[Attachment]:
-    """Returns who sees a block, ordered by agent and user; with `bound` only for this user and for all."""
-    cursor = await tx.execute(_ATTACHMENTS, {"tenant": tenant, "block_id": block_id, "bound": bound})
-    return [attachment_of(row) for row in await cursor.fetchall()]
+async def attachments(
+    tx: Connection, tenant: str, block_id: str, *, limit: int, bound: str = ""
+) -> tuple[list[Attachment], int]:
+    """Returns who sees a block, the first ones by agent and user, and the number of all.
+
+    With `bound` only those for this user and for all users count.
+    """
+    parameters = {"tenant": tenant, "block_id": block_id, "bound": bound, "limit": limit}
+    rows = await (await tx.execute(_ATTACHMENTS, parameters)).fetchall()
+    return [attachment_of(row) for row in rows], rows[0]["total"] if rows else 0
 
 
 async def render(tx: Connection, tenant: str, agent_id: str, user_id: str, *, shared_only: bool) -> Rendering:

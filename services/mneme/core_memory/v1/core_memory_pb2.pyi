@@ -364,23 +364,27 @@ class GetBlockResponse(_message.Message):
 
     BLOCK_FIELD_NUMBER: _builtins.int
     ATTACHMENTS_FIELD_NUMBER: _builtins.int
+    ATTACHMENT_COUNT_FIELD_NUMBER: _builtins.int
+    attachment_count: _builtins.int
+    """Number of attachments. A credential bound to one user counts those for this user and for all."""
     @_builtins.property
     def block(self) -> Global___Block:
         """The block."""
 
     @_builtins.property
     def attachments(self) -> _containers.RepeatedCompositeFieldContainer[Global___BlockAttachment]:
-        """Agents that see it."""
+        """Agents that see it, the first 100 by agent and user."""
 
     def __init__(
         self,
         *,
         block: Global___Block | None = ...,
         attachments: _abc.Iterable[Global___BlockAttachment] | None = ...,
+        attachment_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["block", b"block"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attachments", b"attachments", "block", b"block"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attachment_count", b"attachment_count", "attachments", b"attachments", "block", b"block"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -410,7 +414,7 @@ class ListBlocksRequest(_message.Message):
     user_id: _builtins.str
     """With `agent_id`: as seen in a conversation with this user. Alone: the user's own copies."""
     page_size: _builtins.int
-    """Most blocks to return. 0: 50; at most 500."""
+    """Most blocks to return. 0: 50; at most 500. A page also ends at 3 MiB: the end is an empty token."""
     page_token: _builtins.str
     """Token of the page, from the previous response."""
     def __init__(
@@ -922,7 +926,7 @@ class ListVersionsRequest(_message.Message):
     block_id: _builtins.str
     """The block."""
     page_size: _builtins.int
-    """Most versions to return. 0: 50; at most 500."""
+    """Most versions to return. 0: 50; at most 500. A page also ends at 3 MiB: the end is an empty token."""
     page_token: _builtins.str
     """Token of the page, from the previous response."""
     def __init__(

@@ -369,7 +369,7 @@ class ListMessagesRequest(_message.Message):
     order: Global___ListOrder.ValueType
     """In which order."""
     page_size: _builtins.int
-    """Most messages to return. 0: 50; at most 500."""
+    """Most messages to return. 0: 50; at most 500. A page also ends at 3 MiB: the end is an empty token."""
     page_token: _builtins.str
     """Token of the page, from the previous response."""
     @_builtins.property
