@@ -58,6 +58,11 @@ def shown_text(kind: str, text: str, create_time: datetime, speaker: str = "") -
     return text if kind == "pressure" else event_text(kind, text, create_time)
 
 
+def incoming_id(run_id: str) -> str:
+    """Id of the message that a run answers."""
+    return ids.derived("message", run_id, "input")
+
+
 def step_id(run_id: str, number: int) -> str:
     """Id of a run's step."""
     return ids.derived("step", run_id, number)

@@ -84,7 +84,7 @@ class Memory:
             tokens = self._tokens(built, overflowed=overflowed)
             if not overflowed and not should_flush(tokens, self.window, policy):
                 return built
-            left = await self._evict(tokens)
+            left = await self._evict(tokens, incoming=bool(inputs))
             if left is None:
                 break
             overflowed = False
@@ -185,10 +185,16 @@ class Memory:
             )
         )
 
-    async def _evict(self, tokens: int) -> int | None:
+    async def _evict(self, tokens: int, *, incoming: bool) -> int | None:
         """Moves the oldest messages out of the window; returns how many left, None when none can."""
         current, window = self._current, self.window
-        first_kept = plan_eviction(window, tokens, current.profile.policy)
+        first_kept = plan_eviction(
+            window,
+            tokens,
+            current.profile.policy,
+            incoming=incoming,
+            answering=journal.incoming_id(current.run.run_id),
+        )
         if first_kept is None:
             return None
         leaving = window.before(first_kept)

@@ -32,8 +32,7 @@ _KINDS = {
 
 def incoming(run_id: str, event: Event) -> Input:
     """The event as the first message of its run."""
-    message_id = ids.derived("message", run_id, "input")
-    return Input(message_id, _KINDS[event.kind], event.text, event.create_time, event.speaker)
+    return Input(journal.incoming_id(run_id), _KINDS[event.kind], event.text, event.create_time, event.speaker)
 
 
 def pressure_notice(current: Current) -> Input:

@@ -94,31 +94,42 @@ def should_flush(prompt_tokens: int, window: Window, policy: Policy) -> bool:
     return prompt_tokens > policy.flush_fraction * policy.window_tokens or _surplus_turns(window, policy) > 0
 
 
-def plan_eviction(window: Window, prompt_tokens: int, policy: Policy) -> int | None:
+def plan_eviction(
+    window: Window, prompt_tokens: int, policy: Policy, *, incoming: bool = False, answering: str = ""
+) -> int | None:
     """Sequence of the first message that stays; None when nothing can leave.
 
-    Takes the shortest run of oldest messages that brings the prompt down to the target and keeps at most
-    `max_turns` user turns, then goes on to the next place where no call is parted from its result. The last
-    `keep_last` messages stay where any other cut is possible.
+    Takes the shortest run of oldest messages that brings the prompt down to the target and keeps at most `max_turns`
+    user turns, then goes on to the next place where no call is parted from its result. The message that is being
+    answered and what followed it stay, and so do the last `keep_last` messages, where any other cut is possible.
+
+    Args:
+        incoming: True when messages follow that are not in the window yet: then all of it may leave.
+        answering: Id of the message that is being answered.
     """
-    cuts = safe_cuts(window.messages)
-    if not cuts:
-        return None
+    cuts = safe_cuts(window.messages, incoming=incoming)
     excess = prompt_tokens - policy.target_fraction * policy.window_tokens
     over_size = prompt_tokens > policy.flush_fraction * policy.window_tokens
     wanted = max(
         _cut_by_tokens(window.messages, excess) if over_size else 0,
         _cut_by_turns(window.messages, policy),
     )
-    if wanted == 0:
+    if wanted == 0 or not cuts:
         return None
-    preferred = [cut for cut in cuts if cut <= len(window.messages) - policy.keep_last]
-    index = next((cut for cut in preferred or cuts if cut >= wanted), (preferred or cuts)[-1])
-    return window.messages[index].sequence
+    current = next((i for i, message in enumerate(window.messages) if message.id == answering), len(window.messages))
+    whole_turns = [cut for cut in cuts if cut <= current]
+    preferred = [cut for cut in whole_turns if cut <= len(window.messages) - policy.keep_last]
+    allowed = preferred or whole_turns or cuts
+    index = next((cut for cut in allowed if cut >= wanted), allowed[-1])
+    return window.messages[index].sequence if index < len(window.messages) else window.next_sequence
 
 
-def safe_cuts(messages: Sequence[Message]) -> list[int]:
-    """Indices at which the window may begin: not 0, not at a tool's result, no call left behind unanswered."""
+def safe_cuts(messages: Sequence[Message], *, incoming: bool = False) -> list[int]:
+    """Indices at which the window may begin: not 0, not at a tool's result, no call left behind unanswered.
+
+    Args:
+        incoming: Whether the window may begin behind its last message.
+    """
     cuts: list[int] = []
     pending: set[str] = set()
     for index, message in enumerate(messages):
@@ -127,7 +138,7 @@ def safe_cuts(messages: Sequence[Message]) -> list[int]:
         pending |= {call.id for call in message.tool_calls}
         if message.role == "tool":
             pending.discard(message.tool_call_id)
-    return cuts
+    return [*cuts, len(messages)] if incoming and messages and not pending else cuts
 
 
 def _cut_by_tokens(messages: Sequence[Message], excess: float) -> int:

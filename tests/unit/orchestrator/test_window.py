@@ -100,6 +100,37 @@ def test_eviction_reaches_the_target_or_takes_all_it_may(
     assert (small_enough and few_enough) or index == preferred[-1]
 
 
+def test_a_single_message_leaves_when_another_comes_in() -> None:
+    window = Window().appended(message(1, "user", tokens=1000))
+    policy = Policy(window_tokens=100)
+    assert plan_eviction(window, 1010, policy) is None
+    assert plan_eviction(window, 1010, policy, incoming=True) == 2
+
+
+def test_the_message_that_is_answered_stays_while_older_ones_can_leave() -> None:
+    window = Window().appended(
+        message(1, "user", 50),
+        message(2, "assistant", 50),
+        message(3, "user", 200),
+        message(4, "assistant", 5, ("call",)),
+        message(5, "tool", 5, answers="call"),
+        message(6, "assistant", 5),
+    )
+    policy = Policy(window_tokens=250)
+    assert plan_eviction(window, 315, policy) == 4
+    assert plan_eviction(window, 315, policy, answering="message-3") == 3
+
+
+@given(messages=conversations(), policy=policies, overhead=st.integers(0, 100))
+def test_a_cut_behind_the_last_message_leaves_no_call_unanswered(
+    messages: tuple[Message, ...], policy: Policy, overhead: int
+) -> None:
+    window = Window(messages=messages, next_sequence=len(messages) + 1)
+    tokens = overhead + sum(m.token_count for m in messages)
+    first = plan_eviction(window, tokens, policy, incoming=True)
+    assert first is None or 2 <= first <= len(messages) + 1
+
+
 def test_the_turn_mode_keeps_the_last_turns() -> None:
     messages = tuple(message(i + 1, "user" if i % 2 == 0 else "assistant") for i in range(30))
     window = Window(messages=messages, next_sequence=31)
