@@ -25,6 +25,7 @@ from botocore.exceptions import (
 )
 from urllib3.exceptions import HTTPError
 
+from mneme.errors.v1 import errors_pb2
 from mneme.orchestrator.models.bedrock_wire import Answer, converse_arguments
 from mneme.orchestrator.models.failures import overflow, refused, says_too_long, throttled, unavailable
 from mneme.orchestrator.models.port import ModelRequest, StreamEvent
@@ -58,20 +59,20 @@ def build(settings: ModelsSettings) -> "BedrockModel":
     """The adapter with its client.
 
     Raises:
-        botocore.exceptions.BotoCoreError: no region is configured, or the profile does not exist.
+        Error: PROVIDER_REFUSED, when no region is configured or the profile does not exist.
     """
-    session = boto3.Session(profile_name=settings.bedrock_profile or None, region_name=settings.bedrock_region or None)
-    client = session.client(
-        "bedrock-runtime",
-        endpoint_url=settings.bedrock_endpoint_url or None,
-        config=Config(
-            connect_timeout=settings.connect_timeout,
-            read_timeout=settings.request_timeout,
-            max_pool_connections=settings.max_streams,
-            retries={"mode": "standard", "total_max_attempts": 1},
-            tcp_keepalive=True,
-        ),
+    config = Config(
+        connect_timeout=settings.connect_timeout,
+        read_timeout=settings.request_timeout,
+        max_pool_connections=settings.max_streams,
+        retries={"mode": "standard", "total_max_attempts": 1},
+        tcp_keepalive=True,
     )
+    try:
+        session = _session(settings)
+        client = session.client("bedrock-runtime", endpoint_url=settings.bedrock_endpoint_url or None, config=config)
+    except BotoCoreError as error:
+        raise _unusable(error) from error
     return BedrockModel(client, max_streams=settings.max_streams, window_tokens=settings.window_tokens)
 
 
@@ -220,15 +221,27 @@ def inspect(settings: ModelsSettings, model: str) -> tuple[str, str]:
         Error: PROVIDER_REFUSED or PROVIDER_UNAVAILABLE, with what Bedrock said.
     """
     info = model_info(model)
-    session = boto3.Session(profile_name=settings.bedrock_profile or None, region_name=settings.bedrock_region or None)
     # An inference profile is its model behind a region group: `us.anthropic.…`.
     base = model.split(".", 1)[1] if model.split(".", 1)[0] in _REGION_GROUPS else model
     try:
-        with contextlib.closing(
-            session.client("bedrock", endpoint_url=settings.bedrock_control_endpoint_url or None)
-        ) as client:
+        endpoint = settings.bedrock_control_endpoint_url or None
+        with contextlib.closing(_session(settings).client("bedrock", endpoint_url=endpoint)) as client:
             details = client.get_foundation_model(modelIdentifier=base)["modelDetails"]
             access = client.get_foundation_model_availability(modelId=base)
     except _FAILURES as error:
         raise _translated(error, info) from error
     return details.get("modelLifecycle", {}).get("status", "ACTIVE"), access["authorizationStatus"]
+
+
+def _session(settings: ModelsSettings) -> boto3.Session:
+    """The default credential chain, in the configured region and profile."""
+    return boto3.Session(profile_name=settings.bedrock_profile or None, region_name=settings.bedrock_region or None)
+
+
+def _unusable(error: BotoCoreError) -> Error:
+    cure = "set MNEME_MODELS__BEDROCK_REGION, or region and profile in the AWS configuration"
+    return Error(
+        errors_pb2.REASON_PROVIDER_REFUSED,
+        f"bedrock cannot be used: {str(error).rstrip('.')}; {cure}",
+        metadata={"provider": PROVIDER},
+    )
