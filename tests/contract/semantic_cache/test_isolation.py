@@ -38,7 +38,7 @@ async def test_tenants_and_agents_whose_names_join_alike_do_not_meet(replica: Re
     assert await two.reason(key(agent="agent-1")) == "NOT_FOUND"
 
 
-@pytest.mark.parametrize("user", ["}", "{x}", "a:b", "../ann", "租户", "ann/0"])
+@pytest.mark.parametrize("user", ["}", "{x}", "a:b", "../ann", "租户", "ann/0", "名" * 255])
 async def test_users_of_any_name_have_their_own_entries(cache_: Asker, user: str) -> None:
     await cache_.store(key(user=user), "private")
     assert await cache_.answer(key(user=user)) == "private"

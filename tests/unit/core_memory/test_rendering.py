@@ -49,4 +49,4 @@ def test_a_scope_tells_users_apart_without_naming_them() -> None:
 
     assert len(names) == 3
     assert not any("ann" in name for name in names)
-    assert all(len(scope("agent-" + "a" * 64, "u" * 128)) <= 200 for _ in range(1))
+    assert all(len(scope("agent-" + "a" * 64, "u" * 256)) <= 400 for _ in range(1))

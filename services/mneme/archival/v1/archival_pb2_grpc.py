@@ -225,7 +225,7 @@ class ArchivalServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DeleteKnowledgeBase(self, request, context):
-        """Deletes a knowledge base with its passages and detaches it everywhere.
+        """Deletes a knowledge base with its passages and detaches it everywhere: none of it is found once this answers.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -260,14 +260,16 @@ class ArchivalServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListMemoryChanges(self, request, context):
-        """Lists the audit of memory writes, oldest first. It holds ids, hashes and lengths, never text.
+        """Lists the audit of memory writes, oldest first. It holds ids, hashes, lengths and the writer's
+        reason, never the text written.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def PurgeData(self, request, context):
-        """Removes all data of an agent or user, after a tombstone that refuses late writes, and counts again.
+        """Removes all data of an agent or user, after a tombstone that refuses late writes, and counts again. Where something
+        remains, it goes with a further call under a new `request_id`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

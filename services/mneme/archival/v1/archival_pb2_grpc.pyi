@@ -65,7 +65,7 @@ class ArchivalServiceStub:
     UpdateKnowledgeBase: _grpc.UnaryUnaryMultiCallable[_archival_pb2.UpdateKnowledgeBaseRequest, _archival_pb2.UpdateKnowledgeBaseResponse]
     """Changes fields of a knowledge base."""
     DeleteKnowledgeBase: _grpc.UnaryUnaryMultiCallable[_archival_pb2.DeleteKnowledgeBaseRequest, _archival_pb2.DeleteKnowledgeBaseResponse]
-    """Deletes a knowledge base with its passages and detaches it everywhere."""
+    """Deletes a knowledge base with its passages and detaches it everywhere: none of it is found once this answers."""
     AttachKnowledgeBase: _grpc.UnaryUnaryMultiCallable[_archival_pb2.AttachKnowledgeBaseRequest, _archival_pb2.AttachKnowledgeBaseResponse]
     """Lets an agent search a knowledge base."""
     DetachKnowledgeBase: _grpc.UnaryUnaryMultiCallable[_archival_pb2.DetachKnowledgeBaseRequest, _archival_pb2.DetachKnowledgeBaseResponse]
@@ -75,9 +75,13 @@ class ArchivalServiceStub:
     CheckUnchanged: _grpc.UnaryUnaryMultiCallable[_archival_pb2.CheckUnchangedRequest, _archival_pb2.CheckUnchangedResponse]
     """Tells whether writes since a revision could change an answer made from certain passages."""
     ListMemoryChanges: _grpc.UnaryUnaryMultiCallable[_archival_pb2.ListMemoryChangesRequest, _archival_pb2.ListMemoryChangesResponse]
-    """Lists the audit of memory writes, oldest first. It holds ids, hashes and lengths, never text."""
+    """Lists the audit of memory writes, oldest first. It holds ids, hashes, lengths and the writer's
+    reason, never the text written.
+    """
     PurgeData: _grpc.UnaryUnaryMultiCallable[_archival_pb2.PurgeDataRequest, _archival_pb2.PurgeDataResponse]
-    """Removes all data of an agent or user, after a tombstone that refuses late writes, and counts again."""
+    """Removes all data of an agent or user, after a tombstone that refuses late writes, and counts again. Where something
+    remains, it goes with a further call under a new `request_id`.
+    """
 
 @_typing.type_check_only
 class ArchivalServiceAsyncStub(ArchivalServiceStub):
@@ -114,7 +118,7 @@ class ArchivalServiceAsyncStub(ArchivalServiceStub):
     UpdateKnowledgeBase: _aio.UnaryUnaryMultiCallable[_archival_pb2.UpdateKnowledgeBaseRequest, _archival_pb2.UpdateKnowledgeBaseResponse]  # type: ignore[assignment]
     """Changes fields of a knowledge base."""
     DeleteKnowledgeBase: _aio.UnaryUnaryMultiCallable[_archival_pb2.DeleteKnowledgeBaseRequest, _archival_pb2.DeleteKnowledgeBaseResponse]  # type: ignore[assignment]
-    """Deletes a knowledge base with its passages and detaches it everywhere."""
+    """Deletes a knowledge base with its passages and detaches it everywhere: none of it is found once this answers."""
     AttachKnowledgeBase: _aio.UnaryUnaryMultiCallable[_archival_pb2.AttachKnowledgeBaseRequest, _archival_pb2.AttachKnowledgeBaseResponse]  # type: ignore[assignment]
     """Lets an agent search a knowledge base."""
     DetachKnowledgeBase: _aio.UnaryUnaryMultiCallable[_archival_pb2.DetachKnowledgeBaseRequest, _archival_pb2.DetachKnowledgeBaseResponse]  # type: ignore[assignment]
@@ -124,9 +128,13 @@ class ArchivalServiceAsyncStub(ArchivalServiceStub):
     CheckUnchanged: _aio.UnaryUnaryMultiCallable[_archival_pb2.CheckUnchangedRequest, _archival_pb2.CheckUnchangedResponse]  # type: ignore[assignment]
     """Tells whether writes since a revision could change an answer made from certain passages."""
     ListMemoryChanges: _aio.UnaryUnaryMultiCallable[_archival_pb2.ListMemoryChangesRequest, _archival_pb2.ListMemoryChangesResponse]  # type: ignore[assignment]
-    """Lists the audit of memory writes, oldest first. It holds ids, hashes and lengths, never text."""
+    """Lists the audit of memory writes, oldest first. It holds ids, hashes, lengths and the writer's
+    reason, never the text written.
+    """
     PurgeData: _aio.UnaryUnaryMultiCallable[_archival_pb2.PurgeDataRequest, _archival_pb2.PurgeDataResponse]  # type: ignore[assignment]
-    """Removes all data of an agent or user, after a tombstone that refuses late writes, and counts again."""
+    """Removes all data of an agent or user, after a tombstone that refuses late writes, and counts again. Where something
+    remains, it goes with a further call under a new `request_id`.
+    """
 
 class ArchivalServiceServicer(metaclass=_abc_1.ABCMeta):
     """Keeps passages and knowledge bases. Every mutating method carries a `request_id`: sent again, it answers with the
@@ -238,7 +246,7 @@ class ArchivalServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _archival_pb2.DeleteKnowledgeBaseRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_archival_pb2.DeleteKnowledgeBaseResponse, _abc.Awaitable[_archival_pb2.DeleteKnowledgeBaseResponse]]:
-        """Deletes a knowledge base with its passages and detaches it everywhere."""
+        """Deletes a knowledge base with its passages and detaches it everywhere: none of it is found once this answers."""
 
     @_abc_1.abstractmethod
     def AttachKnowledgeBase(
@@ -278,7 +286,9 @@ class ArchivalServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _archival_pb2.ListMemoryChangesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_archival_pb2.ListMemoryChangesResponse, _abc.Awaitable[_archival_pb2.ListMemoryChangesResponse]]:
-        """Lists the audit of memory writes, oldest first. It holds ids, hashes and lengths, never text."""
+        """Lists the audit of memory writes, oldest first. It holds ids, hashes, lengths and the writer's
+        reason, never the text written.
+        """
 
     @_abc_1.abstractmethod
     def PurgeData(
@@ -286,6 +296,8 @@ class ArchivalServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _archival_pb2.PurgeDataRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_archival_pb2.PurgeDataResponse, _abc.Awaitable[_archival_pb2.PurgeDataResponse]]:
-        """Removes all data of an agent or user, after a tombstone that refuses late writes, and counts again."""
+        """Removes all data of an agent or user, after a tombstone that refuses late writes, and counts again. Where something
+        remains, it goes with a further call under a new `request_id`.
+        """
 
 def add_ArchivalServiceServicer_to_server(servicer: ArchivalServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

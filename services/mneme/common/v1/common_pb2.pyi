@@ -257,7 +257,9 @@ Global___Revision: _TypeAlias = Revision  # noqa: Y015
 
 @_typing.final
 class MemoryChange(_message.Message):
-    """One entry of the append-only audit of memory writes. It holds ids, hashes and lengths, never text."""
+    """One entry of the append-only audit of memory writes. It holds ids, hashes, lengths and the writer's reason, never the
+    text written. A purge blanks the reason; the rest stays, as proof that something was written and is gone.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -293,9 +295,9 @@ class MemoryChange(_message.Message):
     new_version: _builtins.int
     """Version after the write; 0 after a deletion."""
     old_sha256: _builtins.str
-    """SHA-256 of the text before, as hex; empty for none."""
+    """SHA-256 of the text before, as hex; empty for none. A short text can be guessed from it."""
     new_sha256: _builtins.str
-    """SHA-256 of the text after, as hex; empty for none."""
+    """SHA-256 of the text after, as hex; empty for none. A short text can be guessed from it."""
     old_chars: _builtins.int
     """Length of the text before, in characters."""
     new_chars: _builtins.int
@@ -339,7 +341,9 @@ Global___MemoryChange: _TypeAlias = MemoryChange  # noqa: Y015
 
 @_typing.final
 class PurgeSubject(_message.Message):
-    """Whose data a purge removes. A tombstone for it is written first and stays, so that nothing late can bring it back."""
+    """Whose data a purge removes. A tombstone for it is written first, so that nothing late can bring it back. Time does not
+    end a tombstone; an act of the operator may.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -56,7 +56,7 @@ class Block(_message.Message):
     description: _builtins.str
     """Tells the model what belongs in the block."""
     read_only: _builtins.bool
-    """Refuses edits by the agent's tools; the operator can still update it."""
+    """Refuses edits by agents' tools and by credentials bound to one user; the operator can still update it."""
     is_template: _builtins.bool
     """True for a template: it is attached to no agent directly, blocks are made from it."""
     template_name: _builtins.str
@@ -609,7 +609,7 @@ class AppendTextRequest(_message.Message):
     text: _builtins.str
     """Text to add."""
     by_agent: _builtins.bool
-    """True when an agent's tool edits: a read-only block then refuses."""
+    """True when an agent's tool edits: a read-only block then refuses, as it does for every service."""
     @_builtins.property
     def ref(self) -> Global___BlockRef:
         """The block."""
@@ -682,7 +682,7 @@ class ReplaceTextRequest(_message.Message):
     new_text: _builtins.str
     """Text to put in its place."""
     by_agent: _builtins.bool
-    """True when an agent's tool edits: a read-only block then refuses."""
+    """True when an agent's tool edits: a read-only block then refuses, as it does for every service."""
     @_builtins.property
     def ref(self) -> Global___BlockRef:
         """The block."""
@@ -753,7 +753,7 @@ class RemoveTextRequest(_message.Message):
     text: _builtins.str
     """Exact text to remove; must occur once. A line that becomes empty goes with it."""
     by_agent: _builtins.bool
-    """True when an agent's tool edits: a read-only block then refuses."""
+    """True when an agent's tool edits: a read-only block then refuses, as it does for every service."""
     @_builtins.property
     def ref(self) -> Global___BlockRef:
         """The block."""

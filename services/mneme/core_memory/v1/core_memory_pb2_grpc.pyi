@@ -64,9 +64,13 @@ class CoreMemoryServiceStub:
     RenderMemory: _grpc.UnaryUnaryMultiCallable[_core_memory_pb2.RenderMemoryRequest, _core_memory_pb2.RenderMemoryResponse]
     """Renders what an agent's prompt holds as working context, with the blocks and revisions it was made from."""
     ListMemoryChanges: _grpc.UnaryUnaryMultiCallable[_core_memory_pb2.ListMemoryChangesRequest, _core_memory_pb2.ListMemoryChangesResponse]
-    """Lists the audit of memory writes, oldest first. It holds ids, hashes and lengths, never text."""
+    """Lists the audit of memory writes, oldest first. It holds ids, hashes, lengths and the writer's
+    reason, never the text written.
+    """
     PurgeData: _grpc.UnaryUnaryMultiCallable[_core_memory_pb2.PurgeDataRequest, _core_memory_pb2.PurgeDataResponse]
-    """Removes all data of an agent or user, after a tombstone that refuses late writes, and counts again."""
+    """Removes all data of an agent or user, after a tombstone that refuses late writes, and counts again. Where something
+    remains, it goes with a further call under a new `request_id`.
+    """
 
 @_typing.type_check_only
 class CoreMemoryServiceAsyncStub(CoreMemoryServiceStub):
@@ -102,9 +106,13 @@ class CoreMemoryServiceAsyncStub(CoreMemoryServiceStub):
     RenderMemory: _aio.UnaryUnaryMultiCallable[_core_memory_pb2.RenderMemoryRequest, _core_memory_pb2.RenderMemoryResponse]  # type: ignore[assignment]
     """Renders what an agent's prompt holds as working context, with the blocks and revisions it was made from."""
     ListMemoryChanges: _aio.UnaryUnaryMultiCallable[_core_memory_pb2.ListMemoryChangesRequest, _core_memory_pb2.ListMemoryChangesResponse]  # type: ignore[assignment]
-    """Lists the audit of memory writes, oldest first. It holds ids, hashes and lengths, never text."""
+    """Lists the audit of memory writes, oldest first. It holds ids, hashes, lengths and the writer's
+    reason, never the text written.
+    """
     PurgeData: _aio.UnaryUnaryMultiCallable[_core_memory_pb2.PurgeDataRequest, _core_memory_pb2.PurgeDataResponse]  # type: ignore[assignment]
-    """Removes all data of an agent or user, after a tombstone that refuses late writes, and counts again."""
+    """Removes all data of an agent or user, after a tombstone that refuses late writes, and counts again. Where something
+    remains, it goes with a further call under a new `request_id`.
+    """
 
 class CoreMemoryServiceServicer(metaclass=_abc_1.ABCMeta):
     """Keeps the blocks. Every mutating method carries a `request_id`: sent again, it answers with the first response."""
@@ -227,7 +235,9 @@ class CoreMemoryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _core_memory_pb2.ListMemoryChangesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_core_memory_pb2.ListMemoryChangesResponse, _abc.Awaitable[_core_memory_pb2.ListMemoryChangesResponse]]:
-        """Lists the audit of memory writes, oldest first. It holds ids, hashes and lengths, never text."""
+        """Lists the audit of memory writes, oldest first. It holds ids, hashes, lengths and the writer's
+        reason, never the text written.
+        """
 
     @_abc_1.abstractmethod
     def PurgeData(
@@ -235,6 +245,8 @@ class CoreMemoryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _core_memory_pb2.PurgeDataRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_core_memory_pb2.PurgeDataResponse, _abc.Awaitable[_core_memory_pb2.PurgeDataResponse]]:
-        """Removes all data of an agent or user, after a tombstone that refuses late writes, and counts again."""
+        """Removes all data of an agent or user, after a tombstone that refuses late writes, and counts again. Where something
+        remains, it goes with a further call under a new `request_id`.
+        """
 
 def add_CoreMemoryServiceServicer_to_server(servicer: CoreMemoryServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -1527,7 +1527,9 @@ class SendMessageRequest(_message.Message):
     stream_tokens: _builtins.bool
     """Sends token deltas while the model writes."""
     include_inner_events: _builtins.bool
-    """Sends the model's thoughts and other inner events."""
+    """Also sends inner events: reasoning, tool_call, tool_result, memory_edit, usage, evicted, memory_pressure and
+    cache_miss.
+    """
     speaker: _builtins.str
     """Name of the speaker, in conversations of several people."""
     bypass_cache: _builtins.bool
@@ -2020,7 +2022,9 @@ Global___TokenUsage: _TypeAlias = TokenUsage  # noqa: Y015
 
 @_typing.final
 class RunEvent(_message.Message):
-    """One event of a run. Durable events have a sequence from 1 without gaps; token deltas have none."""
+    """One event of a run. Durable events are stored with a sequence from 1 without gaps; a stream without inner events skips
+    some of them, and any number may be sent as `after_sequence`. Token deltas have none.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -2875,7 +2879,9 @@ class WatchRunRequest(_message.Message):
     stream_tokens: _builtins.bool
     """Sends token deltas while the model writes."""
     include_inner_events: _builtins.bool
-    """Sends the model's thoughts and other inner events."""
+    """Also sends inner events: reasoning, tool_call, tool_result, memory_edit, usage, evicted, memory_pressure and
+    cache_miss.
+    """
     def __init__(
         self,
         *,

@@ -160,7 +160,7 @@ class Message(_message.Message):
     user_id: _builtins.str
     """User whom the conversation served. Output only; taken from the request."""
     sequence: _builtins.int
-    """Position in the conversation, from 1, without gaps. Output only."""
+    """Position in the conversation, from 1; gaps only where messages were deleted. Output only."""
     role: Global___Role.ValueType
     """Who speaks."""
     text: _builtins.str
@@ -735,7 +735,7 @@ class GetWindowResponse(_message.Message):
     next_sequence: _builtins.int
     """Sequence that the next message will get."""
     evicted_count: _builtins.int
-    """Number of messages before the window."""
+    """Number of messages before the window, without those deleted since."""
     @_builtins.property
     def messages(self) -> _containers.RepeatedCompositeFieldContainer[Global___Message]:
         """Messages in the window, by sequence."""

@@ -126,7 +126,7 @@ class RecallServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DeleteMessages(self, request, context):
-        """Deletes messages by id.
+        """Deletes messages by id. A summary made of them keeps what it says of them until it is written anew.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -134,6 +134,7 @@ class RecallServiceServicer:
 
     def PurgeData(self, request, context):
         """Removes all data of an agent, conversation or user, after a tombstone that refuses late writes, and counts again.
+        Where something remains, it goes with a further call under a new `request_id`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

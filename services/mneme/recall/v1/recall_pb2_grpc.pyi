@@ -51,9 +51,11 @@ class RecallServiceStub:
     EvictMessages: _grpc.UnaryUnaryMultiCallable[_recall_pb2.EvictMessagesRequest, _recall_pb2.EvictMessagesResponse]
     """Moves the start of the window forward and stores the new summary, in one transaction. Nothing is deleted."""
     DeleteMessages: _grpc.UnaryUnaryMultiCallable[_recall_pb2.DeleteMessagesRequest, _recall_pb2.DeleteMessagesResponse]
-    """Deletes messages by id."""
+    """Deletes messages by id. A summary made of them keeps what it says of them until it is written anew."""
     PurgeData: _grpc.UnaryUnaryMultiCallable[_recall_pb2.PurgeDataRequest, _recall_pb2.PurgeDataResponse]
-    """Removes all data of an agent, conversation or user, after a tombstone that refuses late writes, and counts again."""
+    """Removes all data of an agent, conversation or user, after a tombstone that refuses late writes, and counts again.
+    Where something remains, it goes with a further call under a new `request_id`.
+    """
 
 @_typing.type_check_only
 class RecallServiceAsyncStub(RecallServiceStub):
@@ -76,9 +78,11 @@ class RecallServiceAsyncStub(RecallServiceStub):
     EvictMessages: _aio.UnaryUnaryMultiCallable[_recall_pb2.EvictMessagesRequest, _recall_pb2.EvictMessagesResponse]  # type: ignore[assignment]
     """Moves the start of the window forward and stores the new summary, in one transaction. Nothing is deleted."""
     DeleteMessages: _aio.UnaryUnaryMultiCallable[_recall_pb2.DeleteMessagesRequest, _recall_pb2.DeleteMessagesResponse]  # type: ignore[assignment]
-    """Deletes messages by id."""
+    """Deletes messages by id. A summary made of them keeps what it says of them until it is written anew."""
     PurgeData: _aio.UnaryUnaryMultiCallable[_recall_pb2.PurgeDataRequest, _recall_pb2.PurgeDataResponse]  # type: ignore[assignment]
-    """Removes all data of an agent, conversation or user, after a tombstone that refuses late writes, and counts again."""
+    """Removes all data of an agent, conversation or user, after a tombstone that refuses late writes, and counts again.
+    Where something remains, it goes with a further call under a new `request_id`.
+    """
 
 class RecallServiceServicer(metaclass=_abc_1.ABCMeta):
     """Keeps the messages. Every mutating method carries a `request_id`: sent again, it answers with the first response."""
@@ -140,7 +144,7 @@ class RecallServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _recall_pb2.DeleteMessagesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_recall_pb2.DeleteMessagesResponse, _abc.Awaitable[_recall_pb2.DeleteMessagesResponse]]:
-        """Deletes messages by id."""
+        """Deletes messages by id. A summary made of them keeps what it says of them until it is written anew."""
 
     @_abc_1.abstractmethod
     def PurgeData(
@@ -148,6 +152,8 @@ class RecallServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _recall_pb2.PurgeDataRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_recall_pb2.PurgeDataResponse, _abc.Awaitable[_recall_pb2.PurgeDataResponse]]:
-        """Removes all data of an agent, conversation or user, after a tombstone that refuses late writes, and counts again."""
+        """Removes all data of an agent, conversation or user, after a tombstone that refuses late writes, and counts again.
+        Where something remains, it goes with a further call under a new `request_id`.
+        """
 
 def add_RecallServiceServicer_to_server(servicer: RecallServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -158,7 +158,8 @@ class SemanticCacheServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def PurgeData(self, request, context):
-        """Removes all entries and samples of an agent or user, after a tombstone that refuses late writes.
+        """Removes all entries and samples of an agent or user, after a tombstone that refuses late writes, and counts again.
+        Where something remains, it goes with a further call under a new `request_id`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -59,7 +59,9 @@ class SemanticCacheServiceStub:
     GetStats: _grpc.UnaryUnaryMultiCallable[_semantic_cache_pb2.GetStatsRequest, _semantic_cache_pb2.GetStatsResponse]
     """Returns counts of the answering replica since it started, and the bound on wrong hits of all replicas."""
     PurgeData: _grpc.UnaryUnaryMultiCallable[_semantic_cache_pb2.PurgeDataRequest, _semantic_cache_pb2.PurgeDataResponse]
-    """Removes all entries and samples of an agent or user, after a tombstone that refuses late writes."""
+    """Removes all entries and samples of an agent or user, after a tombstone that refuses late writes, and counts again.
+    Where something remains, it goes with a further call under a new `request_id`.
+    """
 
 @_typing.type_check_only
 class SemanticCacheServiceAsyncStub(SemanticCacheServiceStub):
@@ -89,7 +91,9 @@ class SemanticCacheServiceAsyncStub(SemanticCacheServiceStub):
     GetStats: _aio.UnaryUnaryMultiCallable[_semantic_cache_pb2.GetStatsRequest, _semantic_cache_pb2.GetStatsResponse]  # type: ignore[assignment]
     """Returns counts of the answering replica since it started, and the bound on wrong hits of all replicas."""
     PurgeData: _aio.UnaryUnaryMultiCallable[_semantic_cache_pb2.PurgeDataRequest, _semantic_cache_pb2.PurgeDataResponse]  # type: ignore[assignment]
-    """Removes all entries and samples of an agent or user, after a tombstone that refuses late writes."""
+    """Removes all entries and samples of an agent or user, after a tombstone that refuses late writes, and counts again.
+    Where something remains, it goes with a further call under a new `request_id`.
+    """
 
 class SemanticCacheServiceServicer(metaclass=_abc_1.ABCMeta):
     """Keeps answers. Entries live in Redis and may vanish at any moment; policy, calibration and judged samples live in
@@ -176,6 +180,8 @@ class SemanticCacheServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _semantic_cache_pb2.PurgeDataRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_semantic_cache_pb2.PurgeDataResponse, _abc.Awaitable[_semantic_cache_pb2.PurgeDataResponse]]:
-        """Removes all entries and samples of an agent or user, after a tombstone that refuses late writes."""
+        """Removes all entries and samples of an agent or user, after a tombstone that refuses late writes, and counts again.
+        Where something remains, it goes with a further call under a new `request_id`.
+        """
 
 def add_SemanticCacheServiceServicer_to_server(servicer: SemanticCacheServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
