@@ -264,6 +264,8 @@ class OrchestratorSettings(Section):
     """Silence after which other processes take a process's conversations over."""
     poll_interval: float = Field(default=1.0, gt=0)
     """Interval at which waiting events, timers and operations are looked for; notifications only come earlier."""
+    caller_timeout: float = Field(default=86400.0, gt=0)
+    """Longest wait for an approval or for the result of a tool that the caller executes."""
     ageing: float = Field(default=60.0, gt=0)
     """Wait after which an event rises one class in its mailbox."""
     windows_kept: int = Field(default=1024, ge=0)

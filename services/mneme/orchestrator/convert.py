@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
@@ -10,10 +11,13 @@ from google.protobuf import json_format
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.struct_pb2 import Struct
 from google.protobuf.timestamp_pb2 import Timestamp
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import SchemaError
 
 from mneme.common.v1 import common_pb2
 from mneme.errors.v1 import errors_pb2
 from mneme.orchestrator.events import wire_bill
+from mneme.orchestrator.profile import client_parameters
 from mneme.orchestrator.prompt import Part
 from mneme.orchestrator.records import Agent, Conversation, DeadLetter, Operation, Run, Step, Timer, UsageRow
 from mneme.orchestrator.tools import TOOLS
@@ -219,6 +223,7 @@ def _check_agent(agent: pb.Agent) -> None:
     for index, name in enumerate(agent.tools):
         if name not in TOOLS:
             raise invalid(f"agent.tools[{index}]", f"there is no tool '{name}'", tool=name)
+    _check_client_tools(agent.client_tools)
     window = agent.window
     both = window.HasField("target_fraction") and window.HasField("flush_fraction")
     if both and window.target_fraction >= window.flush_fraction:
@@ -226,13 +231,30 @@ def _check_agent(agent: pb.Agent) -> None:
     later = {
         "shared answers": agent.cache_policy == pb.CACHE_POLICY_SHARED,
         "augmented memory": agent.memory_mode not in (pb.MEMORY_MODE_UNSPECIFIED, pb.MEMORY_MODE_SELF_DIRECTED),
-        "client tools": bool(agent.client_tools),
         "tool rules": bool(agent.tool_rules),
         "routing by complexity": agent.model.route_by_complexity,
     }
     for name, wanted in later.items():
         if wanted:
             raise not_implemented(name)
+
+
+def _check_client_tools(tools: Sequence[pb.ClientTool]) -> None:
+    seen = set(TOOLS)
+    for index, tool in enumerate(tools):
+        at = f"agent.client_tools[{index}]"
+        if tool.name in seen:
+            raise invalid(f"{at}.name", f"there is a tool '{tool.name}' already", tool=tool.name)
+        seen.add(tool.name)
+        try:
+            schema = client_parameters(tool)
+            Draft202012Validator.check_schema(schema)
+        except (ValueError, RecursionError):
+            raise invalid(f"{at}.parameters_json", "is no JSON", tool=tool.name) from None
+        except SchemaError as error:
+            raise invalid(f"{at}.parameters_json", f"is no JSON schema: {error.message}", tool=tool.name) from None
+        if not isinstance(schema, dict) or schema.get("type") != "object":
+            raise invalid(f"{at}.parameters_json", "must describe an object", tool=tool.name)
 
 
 def check_etag(agent: Agent, etag: str) -> None:

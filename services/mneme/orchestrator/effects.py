@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -11,8 +11,9 @@ from mneme.orchestrator import events, journal
 from mneme.orchestrator.current import Current
 from mneme.orchestrator.executor import ToolContext, ToolResult
 from mneme.orchestrator.models.port import ModelOutput, ToolUse
+from mneme.orchestrator.records import CallResult
 from mneme.orchestrator.tools import InvalidCall, ParsedCall
-from mneme.orchestrator.window import Window
+from mneme.orchestrator.window import Message, Window
 from mneme.runtime import call as running
 from mneme.runtime.call import Call, Principal
 
@@ -41,6 +42,21 @@ class Outcome:
     heartbeat: bool
 
 
+class WaitingForCallerError(Exception):
+    """A step cannot go on before the caller has answered one of its calls."""
+
+    def __init__(self, call: ToolUse, *, for_approval: bool, results: Sequence[CallResult]) -> None:
+        """Args:
+        call: What the caller must answer.
+        for_approval: True for a decision, false for the tool's result.
+        results: Of the calls before it, which are not to be made again.
+        """
+        super().__init__(call.id)
+        self.call = call
+        self.for_approval = for_approval
+        self.results = tuple(results)
+
+
 class Effects:
     """Runs calls on behalf of one run."""
 
@@ -52,6 +68,8 @@ class Effects:
     ) -> list[Outcome]:
         """The outcomes of a step's calls, in order, with their events.
 
+        A step that has waited for its caller goes on behind the calls that were shown before the wait.
+
         A step whose messages are in the window already was carried out before a crash: what failed then is not
         tried again, and what succeeded is repeated only to learn what it had changed, which its derived id makes
         harmless.
@@ -59,9 +77,12 @@ class Effects:
         Args:
             free_tokens: Room for all results together.
             sources: Messages that the calls rest on.
+
+        Raises:
+            WaitingForCallerError: The caller must answer a call first.
         """
         earlier = {message.tool_call_id: message for message in window.messages if message.role == "tool"}
-        outcomes = []
+        outcomes: list[Outcome] = []
         for index, call in enumerate(output.tool_calls):
             parsed = self._current.checked(call)
             context = ToolContext(
@@ -74,20 +95,70 @@ class Effects:
                 free_tokens=max(_LEAST_FREE_TOKENS, free_tokens),
                 source_message_ids=tuple(sources),
             )
-            began = time.monotonic()
-            known = earlier.get(call.id)
-            if known is not None and (not known.tool_ok or call.name not in _WRITES):
-                result = _known(known.text, ok=known.tool_ok, call=parsed)
+            kept = self._current.work.results.get(call.id)
+            if kept is not None and kept.details:
+                result = _shown_before(kept)
             else:
-                result = await self._run(parsed, context, output.model)
-            self._show(step_id, call, result, timedelta(seconds=time.monotonic() - began))
-            outcomes.append(Outcome(call, result, isinstance(parsed, ParsedCall) and parsed.heartbeat))
+                began = time.monotonic()
+                result = await self._result(call, context, earlier.get(call.id), kept, output.model, outcomes)
+                self._show(step_id, call, result, timedelta(seconds=time.monotonic() - began))
+            mine = call.name in self._current.profile.client_tools
+            outcomes.append(Outcome(call, result, mine or (isinstance(parsed, ParsedCall) and parsed.heartbeat)))
             free_tokens -= self._current.deps.count_tokens(result.text)
         return outcomes
 
-    async def _run(self, parsed: ParsedCall | InvalidCall, context: ToolContext, model: str) -> ToolResult:
+    async def _result(
+        self,
+        call: ToolUse,
+        context: ToolContext,
+        known: Message | None,
+        kept: CallResult | None,
+        model: str,
+        before: Sequence[Outcome],
+    ) -> ToolResult:
+        """What comes of one call.
+
+        Args:
+            known: The result that recall holds already.
+            kept: What the caller has said to it.
+            before: Outcomes of the calls before it.
+        """
+        parsed = self._current.checked(call)
+        if known is not None and (not known.tool_ok or call.name not in _WRITES):
+            return _known(known.text, ok=known.tool_ok, call=parsed)
         if isinstance(parsed, InvalidCall):
             return ToolResult(ok=False, text=f"Failed: {parsed.problem}")
+        if call.name in self._current.profile.client_tools:
+            return self._answer(call, kept, context.free_tokens, before)
+        return await self._run(parsed, context, model)
+
+    def _answer(
+        self, call: ToolUse, kept: CallResult | None, free_tokens: int, before: Sequence[Outcome]
+    ) -> ToolResult:
+        """The caller's answer to a call.
+
+        Raises:
+            WaitingForCallerError: There is none yet.
+        """
+        kept = kept or CallResult(call.id)
+        if kept.ok is not None:
+            return ToolResult(ok=kept.ok, text=self._cut(kept.text, free_tokens))
+        if call.id == self._current.work.expired_call:
+            return ToolResult(ok=False, text="Failed: the caller did not answer in time.")
+        if kept.approved is False:
+            return ToolResult(ok=False, text=f"Failed: the caller declined. {kept.text}".strip())
+        asks_first = self._current.profile.client_tools[call.name] and kept.approved is None
+        results = [_shown_result(outcome) for outcome in before]
+        raise WaitingForCallerError(call, for_approval=asks_first, results=results)
+
+    def _cut(self, text: str, free_tokens: int) -> str:
+        """A text of the caller that never overflows the window."""
+        tokens = self._current.deps.count_tokens(text)
+        if tokens <= free_tokens:
+            return text
+        return f"{text[: len(text) * free_tokens // tokens]}… (cut: the window has no room for more)"
+
+    async def _run(self, parsed: ParsedCall, context: ToolContext, model: str) -> ToolResult:
         principal = running.current().principal
         acting = Principal(principal.tenant, f"model:{model}", principal.user, principal.service, principal.scopes)
         with running.enter(Call(acting, running.current().deadline)):
@@ -126,6 +197,26 @@ def wrote_memory(outcomes: Sequence[Outcome]) -> bool:
 def used_clock(outcomes: Sequence[Outcome]) -> bool:
     """True when an outcome hangs on the time."""
     return any(outcome.call.name in _CLOCK for outcome in outcomes)
+
+
+def asked_caller(outcomes: Sequence[Outcome], client_tools: Container[str]) -> bool:
+    """True when an outcome hangs on the caller."""
+    return any(outcome.call.name in client_tools for outcome in outcomes)
+
+
+def _shown_result(outcome: Outcome) -> CallResult:
+    result = outcome.result
+    details = {"shown": True, "user_message": result.user_message, "from_recall": result.from_recall}
+    return CallResult(outcome.call.id, None, result.ok, result.text, details)
+
+
+def _shown_before(kept: CallResult) -> ToolResult:
+    return ToolResult(
+        ok=bool(kept.ok),
+        text=kept.text,
+        user_message=kept.details["user_message"],
+        from_recall=kept.details["from_recall"],
+    )
 
 
 def _known(text: str, *, ok: bool, call: ParsedCall | InvalidCall) -> ToolResult:

@@ -147,6 +147,13 @@ def restarted(attempt: int, reason: str) -> pb.RunEvent:
     return pb.RunEvent(restarted=pb.Restarted(attempt=attempt, reason=reason))
 
 
+def waiting(call: ToolUse, *, for_approval: bool, until: datetime) -> pb.RunEvent:
+    """The run waits for its caller."""
+    event = pb.Waiting(call=wire_call(call), for_approval=for_approval)
+    event.expire_time.FromDatetime(until)
+    return pb.RunEvent(waiting=event)
+
+
 def evicted(count: int, before: int, after: int, summary_version: int) -> pb.RunEvent:
     """Messages left the window."""
     return pb.RunEvent(

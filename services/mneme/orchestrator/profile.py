@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from types import MappingProxyType
+from typing import Any
 
 from mneme.orchestrator.models import table
 from mneme.orchestrator.models.port import ToolSpec
@@ -14,8 +16,6 @@ from mneme.orchestrator.tools import TOOLS
 from mneme.orchestrator.v1 import orchestrator_pb2 as pb
 from mneme.orchestrator.window import Policy
 from mneme.settings import ModelsSettings, OrchestratorSettings
-
-_REASONS = {True: "fallback", False: "default"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +37,9 @@ class Profile:
     summary_model: str
     policy: Policy
     tools: Mapping[str, ToolSpec]
+    """What the model is offered: built-in tools and the caller's."""
+    client_tools: Mapping[str, bool]
+    """Tools that the caller executes, and whether each asks for an approval first."""
     max_steps: int
     run_timeout: timedelta
     cache_policy: pb.CachePolicy.ValueType
@@ -61,7 +64,8 @@ def profile_of(agent_id: str, definition: bytes, settings: OrchestratorSettings,
             target_fraction=limits.target_fraction if limits.HasField("target_fraction") else settings.target_fraction,
             max_turns=limits.max_turns,
         ),
-        tools=_tools(agent.tools),
+        tools=_tools(agent),
+        client_tools=MappingProxyType({tool.name: tool.requires_approval for tool in agent.client_tools}),
         max_steps=agent.max_steps or settings.max_steps,
         run_timeout=agent.run_timeout.ToTimedelta() or timedelta(seconds=settings.run_timeout),
         cache_policy=agent.cache_policy,
@@ -94,8 +98,21 @@ def _window_tokens(config: pb.ModelConfig, sampling: Sampling, models: ModelsSet
     return min(config.context_window_tokens, room) if config.context_window_tokens else room
 
 
-def _tools(names: object) -> Mapping[str, ToolSpec]:
-    chosen = set(names)  # type: ignore[call-overload]
-    if not chosen:
-        return TOOLS
-    return MappingProxyType({name: tool for name, tool in TOOLS.items() if name in chosen})
+def _tools(agent: pb.Agent) -> Mapping[str, ToolSpec]:
+    chosen = set(agent.tools) or TOOLS.keys()
+    offered = {name: tool for name, tool in TOOLS.items() if name in chosen}
+    for tool in agent.client_tools:
+        offered[tool.name] = ToolSpec(tool.name, tool.description, client_parameters(tool))
+    return MappingProxyType(offered)
+
+
+def client_parameters(tool: pb.ClientTool) -> Mapping[str, Any]:
+    """The JSON schema of a client tool's arguments; one without arguments for an empty text.
+
+    Raises:
+        ValueError: It is no JSON.
+    """
+    if not tool.parameters_json:
+        return {"type": "object", "properties": {}, "additionalProperties": False}
+    schema: Mapping[str, Any] = json.loads(tool.parameters_json)
+    return schema

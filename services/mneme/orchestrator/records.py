@@ -131,6 +131,10 @@ class Run:
     step_count: int
     attempt: int
     cancel_requested: bool
+    waiting_call: str
+    """Call that the caller must answer; empty for none."""
+    waiting_approval: bool
+    """True when the answer is a decision, false when it is the tool's result."""
     bill: Bill
     last_sequence: int
     create_time: datetime
@@ -168,6 +172,12 @@ class Work:
     """True when the model was warned of memory pressure in this period."""
     steps: tuple[Step, ...] = ()
     """What earlier attempts journaled."""
+    results: Mapping[str, CallResult] = field(default_factory=dict)
+    """What is known of the last step's calls, by call id; only after a wait for the caller."""
+    resumed: bool = False
+    """True when the run has waited for its caller, and goes on."""
+    expired_call: str = ""
+    """Call that the caller did not answer in time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +218,20 @@ class Step:
     done: bool = False
     continue_reason: str = ""
     create_time: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CallResult:
+    """What is known of a call of a step that was interrupted to ask the caller."""
+
+    call_id: str
+    approved: bool | None = None
+    """What the caller decided; None where nobody was asked."""
+    ok: bool | None = None
+    """None until there is a result."""
+    text: str = ""
+    details: Mapping[str, Any] = field(default_factory=dict)
+    """`user_message` and `from_recall` of a result that was shown before the wait; empty for the caller's."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ from mneme.orchestrator.store.tables import SCHEMA
 from mneme.orchestrator.timers import Timers
 from mneme.orchestrator.v1 import orchestrator_pb2 as pb
 from mneme.orchestrator.v1 import orchestrator_pb2_grpc as pb_grpc
+from mneme.orchestrator.waiting import WaitingMethods
 from mneme.orchestrator.worker import Worker
 from mneme.runtime import migrations
 from mneme.runtime.component import Component, Runtime
@@ -92,7 +93,9 @@ class Orchestrator:
             await migrations.check_schema(tx, SCHEMA)
 
 
-class AgentServicer(AgentMethods, ConversationMethods, RunMethods, ScheduleMethods, pb_grpc.AgentServiceServicer):
+class AgentServicer(
+    AgentMethods, ConversationMethods, RunMethods, WaitingMethods, ScheduleMethods, pb_grpc.AgentServiceServicer
+):
     """All methods of the contract; those of later versions answer NOT_IMPLEMENTED."""
 
     def __init__(self, parts: Parts) -> None:
@@ -109,10 +112,6 @@ class AgentServicer(AgentMethods, ConversationMethods, RunMethods, ScheduleMetho
     ) -> pb.ImportAgentResponse:
         """Is not built yet."""
         raise not_implemented("ImportAgent")
-
-    async def ResumeRun(self, request: pb.ResumeRunRequest, context: Context) -> pb.ResumeRunResponse:
-        """Is not built yet."""
-        raise not_implemented("ResumeRun")
 
     async def ReplayStep(self, request: pb.ReplayStepRequest, context: Context) -> pb.ReplayStepResponse:
         """Is not built yet."""

@@ -24,7 +24,14 @@ from mneme.orchestrator import endings, events, journal, steps
 from mneme.orchestrator.asking import Answer, Asker
 from mneme.orchestrator.caching import CacheGate, Lease
 from mneme.orchestrator.current import AbandonedError, CancelledRunError, Current, Session
-from mneme.orchestrator.effects import Effects, Outcome, used_clock, wrote_memory
+from mneme.orchestrator.effects import (
+    Effects,
+    Outcome,
+    WaitingForCallerError,
+    asked_caller,
+    used_clock,
+    wrote_memory,
+)
 from mneme.orchestrator.journal import Input
 from mneme.orchestrator.memory import Memory
 from mneme.orchestrator.models.port import ModelOutput, StopReason, Usage
@@ -82,7 +89,12 @@ class Turn:
             AbandonedError: The orchestrator's database failed; the run is taken up again.
         """
         try:
-            ending = await self._ending()
+            try:
+                ending = await self._ending()
+            except WaitingForCallerError as waiting:
+                if not await self._park(waiting):
+                    return None
+                ending = endings.cancelled(self._current)
             return await self._finish(ending, go_on=go_on)
         except (LeaseLostError, AbandonedError):
             await self.settle()
@@ -150,7 +162,7 @@ class Turn:
                 f"the run was begun {most} times and never came to an end",
                 metadata={"attempts": str(most)},
             )
-        if current.attempt > 1:
+        if current.attempt > 1 and not current.work.resumed:
             current.log.add(events.restarted(current.attempt, "takeover"))
             await current.checkpoint()
         current.stop_if_cancelled()
@@ -218,6 +230,7 @@ class Turn:
         self._carried_out = step.step_id
         self._sent += steps.sent_texts(outcomes)
         self._cacheable &= not wrote_memory(outcomes) and not used_clock(outcomes)
+        self._cacheable &= not asked_caller(outcomes, current.profile.client_tools)
         return self._continue_reason(used, output, outcomes), output.stop_reason
 
     def _sources(self, inputs: Sequence[Input]) -> list[str]:
@@ -256,6 +269,24 @@ class Turn:
             await self._memory.append(step.step_id, expected, added)
         current.log.add(events.assistant_message(journal.assistant_id(step.step_id), answer))
         return endings.completed(current, pb.STOP_REASON_CACHE_HIT)
+
+    async def _park(self, waiting: WaitingForCallerError) -> bool:
+        """Lets the run wait for its caller; returns whether it is to be cancelled instead."""
+        current, self._failed = self._current, True
+        until = events.now() + timedelta(seconds=current.deps.settings.orchestrator.caller_timeout)
+        current.log.add(events.waiting(waiting.call, for_approval=waiting.for_approval, until=until))
+        async with current.transaction() as tx:
+            cancel = await journal_store.park(
+                tx,
+                current.fence,
+                current.log.stored(),
+                call_id=waiting.call.id,
+                for_approval=waiting.for_approval,
+                until=until,
+                results=waiting.results,
+            )
+        current.deps.hub.publish(current.run.run_id, current.log.flushed())
+        return cancel or current.handle.cancel_requested
 
     async def _finish(self, ending: Ending, *, go_on: bool) -> Fence | None:
         current = self._current

@@ -150,13 +150,12 @@ async def test_metadata_has_a_limit(scripted_suite: Suite) -> None:
 
 
 async def test_what_is_not_built_yet_says_so(talk: Talk) -> None:
-    agents, run_id = talk.agents, "run-" + "0" * 32
+    agents = talk.agents
     later: list[Any] = [
         agents.ForgetUser(pb.ForgetUserRequest(request_id=request_id(), user_id="ann")),
         agents.ReplayStep(pb.ReplayStepRequest(step_id="step-" + "0" * 32)),
         agents.ExportAgent(pb.ExportAgentRequest(agent_id=talk.agent_id)).read(),
         agents.ExportUser(pb.ExportUserRequest(user_id="ann")).read(),
-        agents.ResumeRun(pb.ResumeRunRequest(request_id=request_id(), run_id=run_id, tool_call_id="x")),
         agents.CreateAgent(
             pb.CreateAgentRequest(request_id=request_id(), agent=pb.Agent(cache_policy=pb.CACHE_POLICY_SHARED))
         ),

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from psycopg.errors import UniqueViolation
 from psycopg.types.json import Jsonb
 
-from mneme.orchestrator.records import Ending, Fence, LeaseLostError, Step, StoredEvents
+from mneme.orchestrator.records import CallResult, Ending, Fence, LeaseLostError, Step, StoredEvents
 from mneme.orchestrator.store.mailbox import set_flags
 from mneme.orchestrator.store.rows import (
     ADD_EVENTS,
@@ -65,7 +66,7 @@ WITH {FENCE}, {ADD_EVENTS}, {_STEP_DONE}, delivered AS (
     DELETE FROM orchestrator.mailbox AS m USING fence
     WHERE m.conversation_id = %(conversation_id)s AND m.run_id = %(run_id)s
 ), freed AS (
-    UPDATE orchestrator.conversation_lease AS l SET run_id = '', waiting = false, update_time = now()
+    UPDATE orchestrator.conversation_lease AS l SET run_id = '', waiting_until = NULL, update_time = now()
     FROM fence WHERE l.conversation_id = fence.conversation_id
 ), ended AS (
     UPDATE orchestrator.run AS r
@@ -98,14 +99,23 @@ WHERE tenant_id = %(tenant)s AND agent_id = %(agent_id)s AND user_id = %(user_id
 
 _PARK = f"""
 WITH {FENCE}, {ADD_EVENTS}, parked AS (
-    UPDATE orchestrator.conversation_lease AS l SET waiting = true, update_time = now()
+    UPDATE orchestrator.conversation_lease AS l SET waiting_until = %(until)s, update_time = now()
     FROM fence WHERE l.conversation_id = fence.conversation_id
 )
 UPDATE orchestrator.run AS r
-SET state = %(waiting)s, last_sequence = GREATEST(r.last_sequence, %(last_sequence)s)
+SET state = %(waiting)s, waiting_call = %(call_id)s, waiting_approval = %(for_approval)s,
+    last_sequence = GREATEST(r.last_sequence, %(last_sequence)s)
 FROM fence WHERE r.tenant_id = %(tenant)s AND r.run_id = %(run_id)s
-RETURNING r.run_id
+RETURNING r.cancel_requested
 """  # noqa: S608
+
+_KEEP_RESULT = """
+INSERT INTO orchestrator.call_result AS c (tenant_id, run_id, call_id, approved, ok, text, details)
+VALUES (%(tenant)s, %(run_id)s, %(call_id)s, %(approved)s, %(ok)s, %(text)s, %(details)s)
+ON CONFLICT (tenant_id, run_id, call_id) DO UPDATE
+SET approved = coalesce(excluded.approved, c.approved), ok = excluded.ok, text = excluded.text,
+    details = excluded.details
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,15 +225,52 @@ async def finish(
     return Finished(row["model_run_count"] or 0, row["nudged"])
 
 
-async def park(tx: Connection, fence: Fence, events: StoredEvents) -> None:
-    """Lets a run wait for its caller; its conversation stays taken.
+async def park(
+    tx: Connection,
+    fence: Fence,
+    events: StoredEvents,
+    *,
+    call_id: str,
+    for_approval: bool,
+    until: datetime,
+    results: Sequence[CallResult],
+) -> bool:
+    """Lets a run wait for its caller; its conversation stays taken. Returns whether it is to be cancelled instead.
+
+    Args:
+        call_id: What the caller must answer.
+        until: When the run goes on without an answer.
+        results: Of the step's calls before it, which are not made again.
 
     Raises:
         LeaseLostError: Another worker holds the conversation.
     """
-    parameters = {**fence_parameters(fence), **event_parameters(events), "waiting": pb.RUN_STATE_WAITING}
-    if await (await tx.execute(_PARK, parameters)).fetchone() is None:
-        raise LeaseLostError
+    parameters = {
+        **fence_parameters(fence),
+        **event_parameters(events),
+        "call_id": call_id,
+        "for_approval": for_approval,
+        "until": until,
+        "waiting": pb.RUN_STATE_WAITING,
+    }
+    row = await _written(tx, _PARK, parameters)
+    for result in results:
+        await keep_result(tx, fence.tenant, fence.run_id, result)
+    return bool(row["cancel_requested"])
+
+
+async def keep_result(tx: Connection, tenant: str, run_id: str, result: CallResult) -> None:
+    """Stores what is known of a call of an interrupted step."""
+    parameters = {
+        "tenant": tenant,
+        "run_id": run_id,
+        "call_id": result.call_id,
+        "approved": result.approved,
+        "ok": result.ok,
+        "text": result.text,
+        "details": Jsonb(dict(result.details)),
+    }
+    await tx.execute(_KEEP_RESULT, parameters)
 
 
 async def _written(tx: Connection, statement: str, parameters: dict[str, Any]) -> Row:

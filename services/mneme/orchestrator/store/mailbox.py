@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from mneme.orchestrator.records import PRIORITY, Accepted, Event, Fence, Incoming, Run, Work
+from mneme.orchestrator.records import PRIORITY, Accepted, CallResult, Event, Fence, Incoming, Run, Work
 from mneme.orchestrator.store.rows import FENCE, Row, fence_parameters, run_of, step_of
 from mneme.orchestrator.v1 import orchestrator_pb2 as pb
 from mneme.runtime.db import Connection
@@ -81,11 +81,12 @@ WHERE e.tenant_id = %(tenant)s AND e.request_id = %(request_id)s
 # A class lower for every full ageing time that an event has waited.
 _CLASS = "GREATEST(m.priority - floor(extract(epoch FROM now() - m.arrival) / %(ageing)s), 0)"
 
-# Free, or held by a process that is dead or (this one) has forgotten it.
+# Free, or held by a process that is dead or (this one) has forgotten it, or its caller has not answered in time.
 _TAKEABLE = """
-NOT l.waiting AND (l.run_id = '' OR (l.worker_id = %(worker_id)s AND l.conversation_id <> ALL (%(held)s::text[]))
-     OR NOT EXISTS (SELECT FROM orchestrator.worker AS w
-                    WHERE w.worker_id = l.worker_id AND w.expire_time > now()))"""
+(l.waiting_until <= now() OR (l.waiting_until IS NULL AND (
+    l.run_id = '' OR (l.worker_id = %(worker_id)s AND l.conversation_id <> ALL (%(held)s::text[]))
+    OR NOT EXISTS (SELECT FROM orchestrator.worker AS w
+                   WHERE w.worker_id = l.worker_id AND w.expire_time > now()))))"""
 
 _NOT_PAUSED = f"(m.priority < {PRIORITY[pb.EVENT_KIND_TIMED]} OR coalesce(l.paused_until, '-infinity') <= now())"
 
@@ -106,25 +107,37 @@ WITH head AS (
 )
 UPDATE orchestrator.conversation_lease AS l
 SET epoch = l.epoch + (l.worker_id <> %(worker_id)s OR l.run_id <> '')::integer, worker_id = %(worker_id)s,
-    run_id = CASE WHEN l.run_id = '' THEN picked.run_id ELSE l.run_id END, update_time = now()
+    run_id = CASE WHEN l.run_id = '' THEN picked.run_id ELSE l.run_id END, waiting_until = NULL, update_time = now()
 FROM picked WHERE l.conversation_id = picked.conversation_id
 RETURNING l.tenant_id, l.conversation_id, l.run_id, l.epoch
 """  # noqa: S608
 
+# A run that goes on after its caller was asked is the same attempt; the sub-selects see the run as it was before.
 _BEGIN = f"""
-WITH {FENCE}, begun AS (
+WITH {FENCE}, before AS MATERIALIZED (
+    SELECT CASE WHEN r.state = %(waiting)s THEN r.waiting_call ELSE '' END AS expired_call,
+           r.state = %(waiting)s OR (r.state = %(queued)s AND r.attempt > 0) AS resumed
+    FROM orchestrator.run AS r, fence WHERE r.tenant_id = %(tenant)s AND r.run_id = %(run_id)s
+), begun AS (
     UPDATE orchestrator.run AS r
-    SET state = %(running)s, attempt = r.attempt + 1, start_time = coalesce(r.start_time, now())
-    FROM fence, orchestrator.mailbox AS m
+    SET state = %(running)s, attempt = r.attempt + (NOT before.resumed)::integer, waiting_call = '',
+        start_time = coalesce(r.start_time, now())
+    FROM before, orchestrator.mailbox AS m
     WHERE r.tenant_id = %(tenant)s AND r.run_id = %(run_id)s AND m.event_id = r.event_id
     RETURNING r.*
 )
 SELECT b.*, e.kind, e.text, e.actor, e.speaker, e.bypass_cache, e.create_time AS event_time, a.definition, a.version,
-       (SELECT warned FROM orchestrator.conversation_lease WHERE conversation_id = %(conversation_id)s) AS warned
-FROM begun AS b
+       (SELECT warned FROM orchestrator.conversation_lease WHERE conversation_id = %(conversation_id)s) AS warned,
+       before.resumed, before.expired_call
+FROM before, begun AS b
 JOIN orchestrator.event AS e ON e.tenant_id = b.tenant_id AND e.event_id = b.event_id
 JOIN orchestrator.agent AS a ON a.tenant_id = b.tenant_id AND a.agent_id = b.agent_id
 """  # noqa: S608
+
+_RESULTS = """
+SELECT call_id, approved, ok, text, details FROM orchestrator.call_result
+WHERE tenant_id = %(tenant)s AND run_id = %(run_id)s
+"""
 
 _STEPS = "SELECT * FROM orchestrator.step WHERE tenant_id = %(tenant)s AND run_id = %(run_id)s ORDER BY number"
 
@@ -280,28 +293,36 @@ async def claim(tx: Connection, *, worker_id: str, held: list[str], limit: int, 
 
 async def begin(tx: Connection, fence: Fence) -> Work | None:
     """Counts an attempt and returns what there is to do; None when the run has ended or the lease is lost."""
-    parameters = {**fence_parameters(fence), "running": pb.RUN_STATE_RUNNING}
+    parameters = {
+        **fence_parameters(fence),
+        "running": pb.RUN_STATE_RUNNING,
+        "waiting": pb.RUN_STATE_WAITING,
+        "queued": pb.RUN_STATE_QUEUED,
+    }
     row = await (await tx.execute(_BEGIN, parameters)).fetchone()
     if row is None:
         return None
     steps = await (await tx.execute(_STEPS, parameters)).fetchall() if row["step_count"] else []
-    event = Event(
-        row["event_id"],
-        row["kind"],
-        row["text"],
-        row["actor"],
-        row["speaker"],
-        row["bypass_cache"],
-        row["event_time"],
-    )
+    results = await (await tx.execute(_RESULTS, parameters)).fetchall() if row["resumed"] else []
     return Work(
-        fence,
-        run_of(row),
-        event,
-        bytes(row["definition"]),
-        row["version"],
-        row["warned"],
-        tuple(step_of(step) for step in steps),
+        fence=fence,
+        run=run_of(row),
+        event=Event(
+            event_id=row["event_id"],
+            kind=row["kind"],
+            text=row["text"],
+            actor=row["actor"],
+            speaker=row["speaker"],
+            bypass_cache=row["bypass_cache"],
+            create_time=row["event_time"],
+        ),
+        definition=bytes(row["definition"]),
+        version=row["version"],
+        warned=row["warned"],
+        steps=tuple(step_of(step) for step in steps),
+        results={found["call_id"]: CallResult(**found) for found in results},
+        resumed=row["resumed"],
+        expired_call=row["expired_call"],
     )
 
 

@@ -60,6 +60,7 @@ RETURNING h.operation_id, h.tenant_id
 # In the order of the list: what refers to something goes before it.
 _PURGED = (
     "run_event",
+    "call_result",
     "step",
     "dead_letter",
     "event",
@@ -185,7 +186,7 @@ async def purge(tx: Connection, tenant: str, kind: str, subject: str) -> list[tu
         if table in ("user_activity", "agent") and kind != "agent":
             continue
         where = f"tenant_id = %(tenant)s AND {column} = %(subject)s"
-        if table == "run_event":
+        if table in ("run_event", "call_result"):
             where = f"tenant_id = %(tenant)s AND run_id IN (SELECT run_id FROM orchestrator.run WHERE {where})"  # noqa: S608
         removed = await tx.execute(f"DELETE FROM orchestrator.{table} WHERE {where}", parameters)  # noqa: S608
         left = await (

@@ -130,6 +130,8 @@ def run_of(row: Row) -> Run:
         step_count=row["step_count"],
         attempt=row["attempt"],
         cancel_requested=row["cancel_requested"],
+        waiting_call=row["waiting_call"],
+        waiting_approval=row["waiting_approval"],
         bill=bill_of(row),
         last_sequence=row["last_sequence"],
         create_time=row["create_time"],

@@ -34,7 +34,7 @@ ORDER BY sequence LIMIT %(limit)s
 """
 
 _LOCK = """
-SELECT r.*, l.run_id AS active_run_id, l.waiting
+SELECT r.*, l.run_id AS active_run_id, l.waiting_until IS NOT NULL AS waiting
 FROM orchestrator.run AS r
 JOIN orchestrator.conversation_lease AS l ON l.conversation_id = r.conversation_id
 WHERE r.tenant_id = %(tenant)s AND r.run_id = %(run_id)s AND %(bound_user)s IN ('', r.user_id)
@@ -51,7 +51,7 @@ _END = """
 WITH delivered AS (
     DELETE FROM orchestrator.mailbox WHERE conversation_id = %(conversation_id)s AND run_id = %(run_id)s
 ), freed AS (
-    UPDATE orchestrator.conversation_lease SET run_id = '', waiting = false, update_time = now()
+    UPDATE orchestrator.conversation_lease SET run_id = '', waiting_until = NULL, update_time = now()
     WHERE conversation_id = %(conversation_id)s AND run_id = %(run_id)s
 ), added AS (
     INSERT INTO orchestrator.run_event (tenant_id, run_id, sequence, payload)
@@ -60,6 +60,17 @@ WITH delivered AS (
 UPDATE orchestrator.run
 SET state = %(state)s, stop_reason = %(stop_reason)s, failure = %(failure)s, end_time = now(),
     last_sequence = %(sequence)s
+WHERE tenant_id = %(tenant)s AND run_id = %(run_id)s AND (SELECT count(*) FROM hint) > 0
+RETURNING *
+"""
+
+# Without a holder, the conversation is free to be taken like that of a dead process.
+_RESUME = """
+WITH freed AS (
+    UPDATE orchestrator.conversation_lease SET waiting_until = NULL, worker_id = '', update_time = now()
+    WHERE conversation_id = %(conversation_id)s AND run_id = %(run_id)s
+), hint AS (SELECT pg_notify(%(channel)s, ''))
+UPDATE orchestrator.run SET state = %(queued)s, waiting_call = ''
 WHERE tenant_id = %(tenant)s AND run_id = %(run_id)s AND (SELECT count(*) FROM hint) > 0
 RETURNING *
 """
@@ -163,6 +174,20 @@ async def lock(tx: Connection, tenant: str, run_id: str, bound_user: str) -> tup
 async def ask_to_cancel(tx: Connection, tenant: str, run_id: str) -> Run:
     """Asks the worker of a run to stop after its current step."""
     row = await (await tx.execute(_ASK_TO_CANCEL, {"tenant": tenant, "run_id": run_id})).fetchone()
+    assert row is not None
+    return run_of(row)
+
+
+async def resume(tx: Connection, tenant: str, run: Run) -> Run:
+    """Lets a locked run that waits for its caller go on."""
+    parameters = {
+        "tenant": tenant,
+        "run_id": run.run_id,
+        "conversation_id": run.conversation_id,
+        "queued": pb.RUN_STATE_QUEUED,
+        "channel": CHANNEL,
+    }
+    row = await (await tx.execute(_RESUME, parameters)).fetchone()
     assert row is not None
     return run_of(row)
 

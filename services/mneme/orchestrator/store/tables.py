@@ -37,6 +37,7 @@ CONTENT_TABLES = (
     "run",
     "run_event",
     "step",
+    "call_result",
     "user_activity",
     "dead_letter",
     "timer",
@@ -114,7 +115,7 @@ conversation_lease = Table(
     Column("worker_id", Text, nullable=False, server_default=text("''"), comment="Worked on it last"),
     Column("epoch", BigInteger, nullable=False, server_default=text("0"), comment="Grows with each new holder"),
     Column("run_id", Text, nullable=False, server_default=text("''"), comment="Run in progress; empty for none"),
-    Column("waiting", Boolean, nullable=False, server_default=text("false"), comment="That run waits for its caller"),
+    Column("waiting_until", DateTime(timezone=True), comment="That run waits for its caller, at most until then"),
     Column("warned", Boolean, nullable=False, server_default=text("false"), comment="Of memory pressure, this period"),
     Column(
         "nudged",
@@ -190,6 +191,8 @@ run = Table(
     Column("step_count", Integer, nullable=False, server_default=text("0")),
     Column("attempt", Integer, nullable=False, server_default=text("0")),
     _flag("cancel_requested"),
+    Column("waiting_call", Text, nullable=False, server_default=text("''"), comment="Call that the caller must answer"),
+    _flag("waiting_approval"),
     _number("input_tokens"),
     _number("output_tokens"),
     _number("cache_read_tokens"),
@@ -247,6 +250,19 @@ step = Table(
     UniqueConstraint("tenant_id", "run_id", "number", name="step_number_key"),
     Index("step_time", "tenant_id", "create_time"),
     Index("step_conversation", "tenant_id", "conversation_id"),
+)
+
+call_result = Table(
+    "call_result",
+    metadata,
+    _key("tenant_id"),
+    _key("run_id"),
+    _key("call_id"),
+    Column("approved", Boolean, nullable=True, comment="What the caller decided; null where nobody was asked"),
+    Column("ok", Boolean, nullable=True, comment="Null until there is a result"),
+    _text("text"),
+    Column("details", JSONB, nullable=False, server_default=text("'{}'::jsonb"), comment="Of one that was shown"),
+    PrimaryKeyConstraint("tenant_id", "run_id", "call_id", name="call_result_pkey"),
 )
 
 user_activity = Table(

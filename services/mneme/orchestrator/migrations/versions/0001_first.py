@@ -19,6 +19,7 @@ CONTENT_TABLES = (
     "run",
     "run_event",
     "step",
+    "call_result",
     "user_activity",
     "dead_letter",
     "timer",
@@ -39,6 +40,7 @@ def upgrade() -> None:
     create_run()
     create_run_event()
     create_step()
+    create_call_result()
     create_user_activity()
     create_dead_letter()
     create_timer()
@@ -124,11 +126,10 @@ def create_conversation_lease() -> None:
             "run_id", sa.Text, server_default=sa.text("''"), nullable=False, comment="Run in progress; empty for none"
         ),
         sa.Column(
-            "waiting",
-            sa.Boolean,
-            server_default=sa.text("false"),
-            nullable=False,
-            comment="That run waits for its caller",
+            "waiting_until",
+            sa.DateTime(timezone=True),
+            nullable=True,
+            comment="That run waits for its caller, at most until then",
         ),
         sa.Column(
             "warned",
@@ -237,6 +238,14 @@ def create_run() -> None:
         sa.Column("step_count", sa.Integer, server_default=sa.text("0"), nullable=False),
         sa.Column("attempt", sa.Integer, server_default=sa.text("0"), nullable=False),
         sa.Column("cancel_requested", sa.Boolean, server_default=sa.text("false"), nullable=False),
+        sa.Column(
+            "waiting_call",
+            sa.Text,
+            server_default=sa.text("''"),
+            nullable=False,
+            comment="Call that the caller must answer",
+        ),
+        sa.Column("waiting_approval", sa.Boolean, server_default=sa.text("false"), nullable=False),
         sa.Column("input_tokens", sa.BigInteger, server_default=sa.text("0"), nullable=False),
         sa.Column("output_tokens", sa.BigInteger, server_default=sa.text("0"), nullable=False),
         sa.Column("cache_read_tokens", sa.BigInteger, server_default=sa.text("0"), nullable=False),
@@ -331,6 +340,30 @@ def create_step() -> None:
     )
     op.create_index("step_conversation", "step", ["tenant_id", "conversation_id"], unique=False, schema="orchestrator")
     op.create_index("step_time", "step", ["tenant_id", "create_time"], unique=False, schema="orchestrator")
+
+
+def create_call_result() -> None:
+    """Creates the results of calls that callers answer, and of those made before them in the same step."""
+    op.create_table(
+        "call_result",
+        sa.Column("tenant_id", sa.Text, nullable=False),
+        sa.Column("run_id", sa.Text, nullable=False),
+        sa.Column("call_id", sa.Text, nullable=False),
+        sa.Column(
+            "approved", sa.Boolean, nullable=True, comment="What the caller decided; null where nobody was asked"
+        ),
+        sa.Column("ok", sa.Boolean, nullable=True, comment="Null until there is a result"),
+        sa.Column("text", sa.Text, server_default=sa.text("''"), nullable=False),
+        sa.Column(
+            "details",
+            postgresql.JSONB,
+            server_default=sa.text("'{}'::jsonb"),
+            nullable=False,
+            comment="Of one that was shown",
+        ),
+        sa.PrimaryKeyConstraint("tenant_id", "run_id", "call_id", name="call_result_pkey"),
+        schema="orchestrator",
+    )
 
 
 def create_user_activity() -> None:
