@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mneme import registry, settings
-from mneme.embedded.suite import Embedded
+from mneme.embedded import Embedded, EmbeddedError
 from mneme.runtime import migrations, telemetry
 from mneme.runtime.dev_credentials import ensure_dev_credentials
 from mneme.runtime.server import Server
@@ -52,7 +52,8 @@ async def prepared(
         owner_url = effective.database.owner_url.get_secret_value()
         if owner_url:
             await asyncio.to_thread(migrations.migrate, owner_url)
-        yield effective
+        async with _watching(stores):
+            yield effective
 
 
 @asynccontextmanager
@@ -70,6 +71,18 @@ async def suite(
         registry.running(effective) as server,
     ):
         yield server
+
+
+@asynccontextmanager
+async def _watching(stores: Embedded) -> AsyncIterator[None]:
+    """Ends the block with an error when a store ends by itself."""
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            watching = tasks.create_task(stores.watch())
+            yield
+            watching.cancel()
+    except* EmbeddedError as ended:
+        raise ended.exceptions[0] from None
 
 
 def _is_set(value: Any) -> bool:

@@ -94,6 +94,18 @@ def test_a_killed_suite_leaves_nothing_behind_and_starts_again(data_path: Path) 
         assert "Rocinante" in run("chat", "--quiet", "What is my bicycle called?", data=data_path)
 
 
+def test_a_store_that_dies_ends_the_suite_and_says_so(data_path: Path) -> None:
+    with developing(data_path) as suite:
+        postgres = next(child for child in psutil.Process(suite.pid).children() if child.name() == "postgres")
+        postgres.kill()
+        assert suite.stdout is not None
+        shown = suite.stdout.read()
+        assert suite.wait(LIMIT_SECONDS) == 1
+    assert "postgres ended by itself" in shown
+    with developing(data_path):
+        pass
+
+
 def test_a_taken_port_is_named_and_another_offered(data_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

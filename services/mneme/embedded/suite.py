@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+import subprocess
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from mneme.embedded import folder as folders
 from mneme.embedded import postgres, process, redis
+from mneme.embedded.errors import EmbeddedError
+
+_WATCH_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +29,24 @@ class Embedded:
     """Of the role that owns the schemas."""
     redis_url: str
     """Of the empty database 0."""
+    children: Mapping[str, subprocess.Popen[bytes]]
+    """Their processes, by the name of their log."""
+
+    async def watch(self) -> NoReturn:
+        """Waits for a store to end by itself, which nobody can serve without.
+
+        Raises:
+            EmbeddedError: One did; the text names its log.
+        """
+        while True:
+            for name, child in self.children.items():
+                if child.poll() is not None:
+                    log = self.data_dir / f"{name}.log"
+                    raise EmbeddedError(
+                        f"{name} ended by itself (exit code {child.returncode}), its log is {log}: "
+                        "start again, nothing that was accepted is lost"
+                    )
+            await asyncio.sleep(_WATCH_SECONDS)
 
     @staticmethod
     @contextlib.asynccontextmanager
@@ -44,6 +68,7 @@ class Embedded:
                     database_url=database.url(postgres.APP, postgres.DATABASE),
                     owner_url=database.url(postgres.OWNER, postgres.DATABASE),
                     redis_url=cache.url(),
+                    children={"postgres": database.child, "redis": cache.child},
                 )
 
 
