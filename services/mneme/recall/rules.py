@@ -90,10 +90,10 @@ def _check_role(at: str, message: NewMessage) -> None:
         raise _bad_role(at, message, "only an ASSISTANT message holds tool calls")
     if message.role == Role.TOOL and not message.tool_call_id:
         raise _bad_role(at, message, "a TOOL message needs tool_call_id")
-    if (message.tool_ok is None) is (message.role == Role.TOOL):
-        raise invalid(f"{at}.tool_ok", "must be set on a TOOL message, and on no other")
     if message.tool_call_id and message.role != Role.TOOL:
         raise _bad_role(at, message, "only a TOOL message answers a call")
+    if (message.tool_ok is None) is (message.role == Role.TOOL):
+        raise invalid(f"{at}.tool_ok", "must be set on a TOOL message, and on no other")
     if message.role in (Role.USER, Role.SYSTEM) and not message.text and not message.content:
         raise invalid(f"{at}.text", "must not be empty")
 
