@@ -128,18 +128,13 @@ class Asker:
         except Error as error:
             measured.failed(time.monotonic() - began, error)
             if shown.anything:
-                self._restart("the provider cut its answer")
+                self._current.restart("the provider cut its answer")
             raise
         raise Error(
             errors_pb2.REASON_PROVIDER_UNAVAILABLE,
             f"the answer of model {sampling.model} was cut",
             metadata={"model": sampling.model},
         )
-
-    def _restart(self, reason: str) -> None:
-        """Tells watchers to forget the deltas they have seen; stored with the next transaction."""
-        self._current.attempt += 1
-        self._current.log.add(events.restarted(self._current.attempt, reason))
 
 
 class _Measured:

@@ -12,6 +12,7 @@ from typing import TypeVar
 
 import structlog
 
+from mneme.orchestrator import events
 from mneme.orchestrator.events import EventLog
 from mneme.orchestrator.executor import Executor
 from mneme.orchestrator.models.port import ChatModel, ToolUse
@@ -122,6 +123,15 @@ class Current:
         if call.id not in self.parsed:
             self.parsed[call.id] = parse_call(call.name, call.arguments_json, self.profile.tools)
         return self.parsed[call.id]
+
+    def is_broken(self, call: ToolUse) -> bool:
+        """True for a call that cannot be run."""
+        return isinstance(self.checked(call), InvalidCall)
+
+    def restart(self, reason: str) -> None:
+        """Tells watchers to forget the token deltas they have seen; stored with the next transaction."""
+        self.attempt += 1
+        self.log.add(events.restarted(self.attempt, reason))
 
     @property
     def run(self) -> Run:

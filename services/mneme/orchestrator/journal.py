@@ -21,8 +21,10 @@ SEND_MESSAGE = "send_message"
 NOTHING_SAID = "(nothing)"
 """Stands for an answer without text and calls, which no provider takes back."""
 
-_UNSTORABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
+_UNSTORABLE = re.compile(r"[\x00\ud800-\udfff]")
 _NAME_CHARS = 64
+MAX_CALLS = 64
+"""Calls of one answer that are carried out; a model that makes more has lost its way, and recall takes no more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +89,7 @@ def cleaned(output: ModelOutput, step: str) -> ModelOutput:
     """The output as it is stored and acted on: with our own call ids, and without characters no store takes."""
     calls = tuple(
         ToolUse(call_id(step, index), _clean(call.name)[:_NAME_CHARS] or "unnamed", _clean(call.arguments_json))
-        for index, call in enumerate(output.tool_calls)
+        for index, call in enumerate(output.tool_calls[:MAX_CALLS])
     )
     text = _clean(output.text)
     reasoning = tuple(replace(piece, text=_clean(piece.text)) for piece in output.reasoning)

@@ -130,6 +130,9 @@ class Run:
     ahead_count: int
     step_count: int
     attempt: int
+    """Grows whenever token deltas shown so far are void."""
+    begun_count: int
+    """How often processes have begun it: one that nobody ends may be what brings them down."""
     cancel_requested: bool
     waiting_call: str
     """Call that the caller must answer; empty for none."""

@@ -156,13 +156,13 @@ class Turn:
     async def _begin(self) -> None:
         current = self._current
         most = current.deps.settings.orchestrator.max_attempts
-        if current.attempt > most:
+        if current.run.begun_count > most:
             raise Error(
                 errors_pb2.REASON_INTERNAL,
                 f"the run was begun {most} times and never came to an end",
                 metadata={"attempts": str(most)},
             )
-        if current.attempt > 1 and not current.work.resumed:
+        if current.run.begun_count > 1 and not current.work.resumed:
             current.log.add(events.restarted(current.attempt, "takeover"))
             await current.checkpoint()
         current.stop_if_cancelled()
@@ -194,6 +194,8 @@ class Turn:
         expected = self._memory.window.next_sequence
         step = steps.entry(current, step_id, inputs, built, answer, output, expected)
         steps.add_thoughts(current, step, output, answer)
+        if any(call.name == journal.SEND_MESSAGE and current.is_broken(call) for call in output.tool_calls):
+            current.restart("a message could not be sent as it was written")
         await current.commit(step)
         return await self._carry_out(step)
 

@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from mneme.errors.v1 import errors_pb2
 from mneme.orchestrator.models.port import (
     Finished,
     ModelOutput,
@@ -38,6 +39,8 @@ class ScriptedModel:
     answers: list[ModelOutput | Error] = field(default_factory=list)
     requests: list[ModelRequest] = field(default_factory=list)
     script: Script | None = None
+    cuts: list[int] = field(default_factory=list)
+    """Characters after which the next answers are cut."""
     pieces: int = 5
     """Characters of arguments in one delta."""
 
@@ -48,10 +51,13 @@ class ScriptedModel:
             answer = await answer
         if isinstance(answer, Error):
             raise answer
+        cut = self.cuts.pop(0) if self.cuts else None
         for index, call in enumerate(answer.tool_calls):
             yield ToolCallStarted(index, call.id, call.name)
             for start in range(0, len(call.arguments_json), self.pieces):
                 yield ToolArgumentsDelta(index, call.arguments_json[start : start + self.pieces])
+                if cut is not None and start + self.pieces >= cut:
+                    raise Error(errors_pb2.REASON_PROVIDER_UNAVAILABLE, "cut")
         yield Finished(answer)
 
     async def close(self) -> None:

@@ -76,6 +76,21 @@ async def test_a_model_that_refuses_for_good_fails_at_once(model: ScriptedModel,
     assert texts(await talk.send("next")) == ["echo next"]
 
 
+async def test_an_answer_that_is_cut_is_asked_for_again(model: ScriptedModel, talk: Talk) -> None:
+    model.answers = [says("A first try"), says("Once more")]
+    model.cuts = [25]
+    events = await talk.send("hello", stream_tokens=True)
+
+    deltas = [event.token_delta for event in events if event.WhichOneof("event") == "token_delta"]
+    said = {attempt: "".join(d.text for d in deltas if d.attempt == attempt) for attempt in (1, 2)}
+    assert said[1]
+    assert "A first try".startswith(said[1])
+    assert said[2] == "Once more"
+    restarted = next(event.restarted for event in events if event.WhichOneof("event") == "restarted")
+    assert restarted.attempt == 2
+    assert texts(events) == ["Once more"]
+
+
 async def test_fallback_models_are_asked_in_order(model: ScriptedModel, scripted_suite: Suite) -> None:
     def script(request: ModelRequest) -> ModelOutput | Error:
         return echo(request) if request.model == "third" else REFUSED

@@ -146,7 +146,7 @@ async def test_an_event_that_kills_every_process_becomes_a_dead_letter(
     await asked.wait()
     async with await psycopg.AsyncConnection.connect(owner_url) as owner:
         await owner.execute("SELECT set_config('app.tenant', 'acme', true)")
-        await owner.execute("UPDATE orchestrator.run SET attempt = 5")
+        await owner.execute("UPDATE orchestrator.run SET begun_count = 5")
         await owner.execute("UPDATE orchestrator.conversation_lease SET worker_id = 'worker-dead'")
     failed = (await sending)[-1].failed
     ending.set()

@@ -56,9 +56,10 @@ WITH subject AS MATERIALIZED (
 ), begun AS (
     INSERT INTO orchestrator.run
         (tenant_id, run_id, agent_id, conversation_id, user_id, event_id, event_kind, ahead_count, state, attempt,
-         start_time)
+         begun_count, start_time)
     SELECT %(tenant)s, %(run_id)s, s.agent_id, %(conversation_id)s, s.user_id, %(event_id)s, %(kind)s, ahead.count,
            CASE WHEN taken.epoch IS NULL THEN %(queued)s ELSE %(running)s END, (taken.epoch IS NOT NULL)::integer,
+           (taken.epoch IS NOT NULL)::integer,
            CASE WHEN taken.epoch IS NOT NULL THEN now() END
     FROM fresh, subject AS s, ahead LEFT JOIN taken ON true
     RETURNING run.*
@@ -116,11 +117,12 @@ RETURNING l.tenant_id, l.conversation_id, l.run_id, l.epoch
 _BEGIN = f"""
 WITH {FENCE}, before AS MATERIALIZED (
     SELECT CASE WHEN r.state = %(waiting)s THEN r.waiting_call ELSE '' END AS expired_call,
-           r.state = %(waiting)s OR (r.state = %(queued)s AND r.attempt > 0) AS resumed
+           r.state = %(waiting)s OR (r.state = %(queued)s AND r.begun_count > 0) AS resumed
     FROM orchestrator.run AS r, fence WHERE r.tenant_id = %(tenant)s AND r.run_id = %(run_id)s
 ), begun AS (
     UPDATE orchestrator.run AS r
-    SET state = %(running)s, attempt = r.attempt + (NOT before.resumed)::integer, waiting_call = '',
+    SET state = %(running)s, attempt = r.attempt + (NOT before.resumed)::integer,
+        begun_count = r.begun_count + (NOT before.resumed)::integer, waiting_call = '',
         start_time = coalesce(r.start_time, now())
     FROM before, orchestrator.mailbox AS m
     WHERE r.tenant_id = %(tenant)s AND r.run_id = %(run_id)s AND m.event_id = r.event_id

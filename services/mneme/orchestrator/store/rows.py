@@ -129,6 +129,7 @@ def run_of(row: Row) -> Run:
         ahead_count=row["ahead_count"],
         step_count=row["step_count"],
         attempt=row["attempt"],
+        begun_count=row["begun_count"],
         cancel_requested=row["cancel_requested"],
         waiting_call=row["waiting_call"],
         waiting_approval=row["waiting_approval"],

@@ -105,7 +105,7 @@ WITH removed AS (
     WHERE tenant_id = %(tenant)s AND run_id = %(run_id)s AND sequence = %(sequence)s
 ), hint AS (SELECT pg_notify(%(channel)s, ''))
 UPDATE orchestrator.run
-SET state = %(queued)s, stop_reason = 0, failure = NULL, end_time = NULL, cancel_requested = false, attempt = 0
+SET state = %(queued)s, stop_reason = 0, failure = NULL, end_time = NULL, cancel_requested = false, begun_count = 0
 WHERE tenant_id = %(tenant)s AND run_id = %(run_id)s AND (SELECT count(*) FROM hint) > 0
 RETURNING *
 """

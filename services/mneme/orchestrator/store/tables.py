@@ -190,6 +190,7 @@ run = Table(
     Column("ahead_count", Integer, nullable=False, server_default=text("0"), comment="Events before it at acceptance"),
     Column("step_count", Integer, nullable=False, server_default=text("0")),
     Column("attempt", Integer, nullable=False, server_default=text("0")),
+    Column("begun_count", Integer, nullable=False, server_default=text("0"), comment="Since it was last queued"),
     _flag("cancel_requested"),
     Column("waiting_call", Text, nullable=False, server_default=text("''"), comment="Call that the caller must answer"),
     _flag("waiting_approval"),

@@ -237,6 +237,13 @@ def create_run() -> None:
         ),
         sa.Column("step_count", sa.Integer, server_default=sa.text("0"), nullable=False),
         sa.Column("attempt", sa.Integer, server_default=sa.text("0"), nullable=False),
+        sa.Column(
+            "begun_count",
+            sa.Integer,
+            server_default=sa.text("0"),
+            nullable=False,
+            comment="Since it was last queued",
+        ),
         sa.Column("cancel_requested", sa.Boolean, server_default=sa.text("false"), nullable=False),
         sa.Column(
             "waiting_call",
