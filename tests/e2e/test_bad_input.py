@@ -74,7 +74,9 @@ CASES: dict[str, tuple[Call, str, str]] = {
         "messages[0].role",
     ),
     "role out of place": (
-        lambda c: c.recall.AppendMessages(message(role=recall_pb2.ROLE_TOOL, tool_call_id="no-such-call")),
+        lambda c: c.recall.AppendMessages(
+            message(role=recall_pb2.ROLE_TOOL, tool_call_id="no-such-call", tool_ok=True)
+        ),
         "INVALID_ROLE",
         "messages[0]",
     ),
