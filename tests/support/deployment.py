@@ -55,6 +55,7 @@ def environment(database_url: str, redis_url: str, credentials: Path) -> dict[st
         # Patient with a busy machine; tests of slowness set their own limits.
         "MNEME_REDIS__COMMAND_TIMEOUT": "2",
         "MNEME_REDIS__CONNECT_TIMEOUT": "2",
+        "MNEME_ORCHESTRATOR__CACHE_TIMEOUT": "2",
         "MNEME_AUTH__JWKS": str(credentials / "jwks.json"),
         "MNEME_AUTH__SUITE_KEYS_FILE": str(credentials / "suite.key"),
         "MNEME_SERVER__DRAIN_WAIT": "0",
