@@ -150,7 +150,7 @@ def wire_step(step: Step) -> pb.Step:
         ],
         prompt_sha256=step.prompt_sha256,
         render_version=step.render_version,
-        references=[pb.PromptReference(kind=r["kind"], id=r["id"], token_count=r["tokens"]) for r in step.references],
+        references=[pb.PromptReference(kind=kind, id=found, token_count=n) for kind, found, n in step.references],
         continue_reason=step.continue_reason,
     )
     wire.model_duration.FromTimedelta(timedelta(microseconds=step.model_microseconds))

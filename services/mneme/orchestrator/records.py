@@ -217,7 +217,8 @@ class Step:
     model_microseconds: int
     prompt_sha256: str
     render_version: int
-    references: tuple[Mapping[str, Any], ...]
+    references: tuple[tuple[str, str, int], ...]
+    """Kind, id and tokens of each part of the prompt, in order."""
     done: bool = False
     continue_reason: str = ""
     create_time: datetime | None = None

@@ -78,7 +78,7 @@ def entry(
         model_microseconds=int(answer.duration.total_seconds() * 1_000_000),
         prompt_sha256=built.sha256 if answer.request == built.request else prompt.digest(answer.request),
         render_version=prompt.RENDER_VERSION,
-        references=tuple({"kind": r.kind, "id": r.id, "tokens": r.tokens} for r in built.references),
+        references=tuple((r.kind, r.id, r.tokens) for r in built.references),
     )
 
 

@@ -243,7 +243,7 @@ class Turn:
     def _prompt_tokens(self, step: Step) -> int:
         bill = step.bill
         counted = bill.input_tokens + bill.cache_read_tokens + bill.cache_write_tokens
-        estimated = sum(int(reference["tokens"]) for reference in step.references)
+        estimated = sum(tokens for _, _, tokens in step.references)
         return counted or int(estimated * self._current.token_factor)
 
     def _continue_reason(self, used: int, output: ModelOutput, outcomes: Sequence[Outcome]) -> str:

@@ -160,7 +160,7 @@ def step_of(row: Row) -> Step:
         model_microseconds=row["model_microseconds"],
         prompt_sha256=row["prompt_sha256"],
         render_version=row["render_version"],
-        references=tuple(row["references_"]),
+        references=tuple((kind, found, tokens) for kind, found, tokens in row["references_"]),
         done=row["done"],
         continue_reason=row["continue_reason"],
         create_time=row["create_time"],
