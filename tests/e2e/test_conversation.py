@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator
+
 import pytest
 
 from mneme.client import Client, Error, new_request_id
@@ -83,6 +86,53 @@ async def test_a_watcher_gets_the_stored_events_after_a_sequence(client: Client)
     half = durable[len(durable) // 2].sequence
     seen = [event async for event in client.watch(turn.run_id, after_sequence=half)]
     assert [event.sequence for event in seen] == [event.sequence for event in durable if event.sequence > half]
+
+
+async def test_watching_past_the_end_is_refused_and_names_the_newest_event(client: Client) -> None:
+    agent_id = await new_agent(client)
+    turn = await say(client, await new_conversation(client, agent_id), "My cat is called Minka.")
+    newest = turn.end.sequence
+    assert not [event async for event in _stream(client, turn.run_id, newest)]
+    with pytest.raises(Error) as refused:
+        [event async for event in _stream(client, turn.run_id, newest + 1)]
+    assert refused.value.reason_name == "INVALID_FIELD"
+    assert str(newest) in refused.value.message
+
+
+async def _stream(client: Client, run_id: str, after_sequence: int) -> AsyncIterator[pb.RunEvent]:
+    """The bare stream, which nobody takes up again."""
+    async for response in client.agents.WatchRun(pb.WatchRunRequest(run_id=run_id, after_sequence=after_sequence)):
+        yield response.event
+
+
+async def test_a_turn_whose_agent_is_deleted_still_has_an_end(client: Client) -> None:
+    agent_id = await new_agent(client)
+    conversation_id = await new_conversation(client, agent_id)
+    turn = asyncio.create_task(say(client, conversation_id, "I was born in Turku. What do you know about me?"))
+    async with asyncio.timeout(20):
+        while not (await client.agents.ListRuns(pb.ListRunsRequest(conversation_id=conversation_id))).runs:
+            pass
+    await client.agents.DeleteAgent(pb.DeleteAgentRequest(request_id=new_request_id(), agent_id=agent_id))
+    # `say` itself asserts that the last event is a terminal one.
+    async with asyncio.timeout(30):
+        await turn
+
+
+async def test_one_message_larger_than_the_window_does_not_stop_a_conversation(client: Client) -> None:
+    agent_id = await new_agent(client, model=pb.ModelConfig(context_window_tokens=4000))
+    conversation_id = await new_conversation(client, agent_id)
+    await client.recall.AppendMessages(
+        recall_pb2.AppendMessagesRequest(
+            request_id=new_request_id(),
+            agent_id=agent_id,
+            conversation_id=conversation_id,
+            messages=[recall_pb2.Message(role=recall_pb2.ROLE_USER, text="a long story " * 3000)],
+        )
+    )
+    turn = await say(client, conversation_id, "My favourite fruit is the quince.")
+    assert turn.end.WhichOneof("event") == "completed", turn.end
+    assert turn.of("evicted")
+    assert turn.text
 
 
 async def test_an_edit_can_be_undone(client: Client) -> None:

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from mneme.common.v1 import common_pb2
+from mneme.errors.v1 import errors_pb2
 from mneme.orchestrator.executor import MemoryEdit, ToolResult
 from mneme.orchestrator.models.port import ToolUse
 from mneme.orchestrator.records import Bill, Run, StoredEvents
@@ -192,6 +193,12 @@ def completed(
 def failed(stop_reason: pb.StopReason.ValueType, failure: common_pb2.Failure, *, dead_lettered: bool) -> pb.RunEvent:
     """The run failed."""
     return pb.RunEvent(failed=pb.Failed(stop_reason=stop_reason, failure=failure, dead_lettered=dead_lettered))
+
+
+def deleted(run_id: str) -> pb.RunEvent:
+    """The run was removed with its agent, conversation or user."""
+    error = Error(errors_pb2.REASON_DELETED, f"{run_id} was deleted", metadata={"resource": run_id})
+    return failed(pb.STOP_REASON_CANCELLED, failure_of(error), dead_lettered=False)
 
 
 def failure_of(error: Error) -> common_pb2.Failure:

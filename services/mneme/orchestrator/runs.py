@@ -113,6 +113,10 @@ class RunMethods(Base):
         """Streams a run's events after a sequence, to its terminal event."""
         with self._deps.hub.subscribed(request.run_id, tokens=request.stream_tokens) as subscription:
             run = await self._run(request.run_id)
+            newest = max(run.last_sequence, events.QUEUED_SEQUENCE)
+            if request.after_sequence > newest:
+                problem = f"{request.after_sequence} is past the newest event, {newest}"
+                raise invalid("after_sequence", problem, newest=str(newest))
             async for event in self._watcher.follow(
                 call.tenant(),
                 run,

@@ -16,7 +16,6 @@ from mneme.orchestrator.relay.relaying import Relay
 from mneme.orchestrator.store import runs
 from mneme.orchestrator.v1 import orchestrator_pb2 as pb
 from mneme.runtime.db import Database
-from mneme.runtime.errors import not_found
 
 _QUEUE_EVENTS = 1024
 """Events that a slow watcher may lag behind before token deltas are dropped and the rest is read from the store."""
@@ -127,6 +126,10 @@ class Watcher:
         while True:
             if must_read:
                 stored, now = await self._stored(tenant, run.run_id, last)
+                if now is None:
+                    # Deleted with its conversation while it was watched: also this is an end, not a cut.
+                    yield events.stamped(run, events.deleted(run.run_id), last + 1)
+                    return
                 for event in stored:
                     last = event.sequence
                     yield event
@@ -145,11 +148,11 @@ class Watcher:
                 last = live.sequence or last
                 yield live
 
-    async def _stored(self, tenant: str, run_id: str, after: int) -> tuple[list[pb.RunEvent], Run]:
-        """The next stored events, and the run as it stood before they were read."""
+    async def _stored(self, tenant: str, run_id: str, after: int) -> tuple[list[pb.RunEvent], Run | None]:
+        """The next stored events, and the run as it stood before they were read; None when it is gone."""
         async with self._database.tenant(tenant) as tx:
             run = await runs.get(tx, tenant, run_id)
             if run is None:
-                raise not_found(run_id)
+                return [], None
             payloads = await runs.events_after(tx, tenant, run_id, after) if run.last_sequence > after else []
         return [pb.RunEvent.FromString(payload) for payload in payloads], run
