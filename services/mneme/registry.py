@@ -135,9 +135,10 @@ async def _assembled(
             settings.peers, ServiceTokens(keys, settings.auth), own_address=bound.address, metrics=metrics
         )
         stack.push_async_callback(channels.close)
-        cache = Cache(settings.redis)
+        cache = Cache(settings.redis, metrics)
         stack.push_async_callback(cache.close)
-        database = await Database.open(settings.database, name="+".join(service.name for service in services))
+        pool = "+".join(service.name for service in services)
+        database = await Database.open(settings.database, name=pool, metrics=metrics)
         stack.push_async_callback(database.close)
         hosted = [
             server.Hosted(

@@ -106,8 +106,8 @@ class Hosting:
         channels = Channels(settings.peers, tokens, own_address=server.address, metrics=metrics)
         runtime = Runtime(
             settings=settings,
-            database=await Database.open(settings.database, name=name),
-            cache=Cache(settings.redis),
+            database=await Database.open(settings.database, name=name, metrics=metrics),
+            cache=Cache(settings.redis, metrics),
             peers=Peers(channels, name),
             metrics=metrics,
             worker_id=f"test-{name}",

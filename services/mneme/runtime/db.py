@@ -23,6 +23,7 @@ from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout, TooManyRe
 from mneme.errors.v1 import errors_pb2
 from mneme.runtime import call
 from mneme.runtime.errors import Error
+from mneme.runtime.metrics import Metrics
 from mneme.settings import DatabaseSettings
 
 Connection = psycopg.AsyncConnection[DictRow]
@@ -43,8 +44,19 @@ log = structlog.get_logger(__name__)
 class Database:
     """One pool of connections to one database."""
 
-    def __init__(self, settings: DatabaseSettings, *, name: str, connection_info: ConnectionInfo | None = None) -> None:
+    def __init__(
+        self,
+        settings: DatabaseSettings,
+        *,
+        name: str,
+        metrics: Metrics | None = None,
+        connection_info: ConnectionInfo | None = None,
+    ) -> None:
+        metrics = metrics or Metrics()
         self.name = name
+        self._in_use = metrics.pool_in_use.labels(name)
+        self._waiting = metrics.pool_waiting.labels(name)
+        self._seconds = metrics.transaction_seconds.labels(name)
         self._settings = settings
         self._connection_info = connection_info
         self._busy = 0
@@ -68,16 +80,22 @@ class Database:
 
     @classmethod
     async def open(
-        cls, settings: DatabaseSettings, *, name: str, connection_info: ConnectionInfo | None = None
+        cls,
+        settings: DatabaseSettings,
+        *,
+        name: str,
+        metrics: Metrics | None = None,
+        connection_info: ConnectionInfo | None = None,
     ) -> Database:
         """Returns a database whose pool fills in the background; `ping` says whether it can be reached.
 
         Args:
             settings: Where the database is and how long to wait for it.
-            name: Who uses it; shown in messages, logs and `pg_stat_activity`.
+            name: Who uses it; shown in messages, logs, metrics and `pg_stat_activity`.
+            metrics: Where the pool's use and the transactions' times are counted; None for nowhere.
             connection_info: Called for each new connection instead of the URL, for passwords that expire.
         """
-        database = cls(settings, name=name, connection_info=connection_info)
+        database = cls(settings, name=name, metrics=metrics, connection_info=connection_info)
         await database._pool.open()
         return database
 
@@ -158,8 +176,7 @@ class Database:
                     await connection.rollback()
                 raise
             finally:
-                self._busy -= 1
-                await self._pool.putconn(connection)
+                await self._give_back(connection)
         except psycopg.Error as error:
             if _is_lost(error):
                 await self._drain(taken_at)
@@ -167,24 +184,36 @@ class Database:
             if failure is None:
                 raise
             raise failure from error
+        finally:
+            self._seconds.observe(time.monotonic() - taken_at)
 
     async def _begin(self, tenant_clause: str) -> Connection:
         """Opens a transaction on a connection of the pool; a dead one is replaced: nothing ran on it yet."""
         begin = f"BEGIN{tenant_clause}; SET LOCAL statement_timeout = {self._statement_timeout_ms()}"
         for attempt in range(1, _BEGIN_ATTEMPTS + 1):
             taken_at = time.monotonic()
-            connection = await self._pool.getconn()
-            self._busy += 1
+            connection = await self._take()
             try:
                 await connection.execute(begin.encode())
                 return connection
             except BaseException as error:
-                self._busy -= 1
-                await self._pool.putconn(connection)
+                await self._give_back(connection)
                 if attempt == _BEGIN_ATTEMPTS or not _is_lost(error):
                     raise
                 await self._drain(taken_at)
         raise AssertionError("unreachable")
+
+    async def _take(self) -> Connection:
+        with self._waiting.track_inprogress():
+            connection = await self._pool.getconn()
+        self._busy += 1
+        self._in_use.inc()
+        return connection
+
+    async def _give_back(self, connection: Connection) -> None:
+        self._busy -= 1
+        self._in_use.dec()
+        await self._pool.putconn(connection)
 
     def _statement_timeout_ms(self) -> int:
         allowed = self._settings.statement_timeout

@@ -50,9 +50,12 @@ class Metrics:
         self.pool_in_use = self._gauge("mneme_database_pool_in_use", "Database connections in use.", ("pool",))
         self.pool_waiting = self._gauge("mneme_database_pool_waiting", "Waits for a connection.", ("pool",))
         self.transaction_seconds = self._histogram(
-            "mneme_database_transaction_duration_seconds", "Time of a database transaction.", ("pool",), _FAST
+            "mneme_database_transaction_duration_seconds",
+            "Time of a transaction, the wait for a connection included.",
+            ("pool",),
+            _FAST,
         )
-        self.redis_failures = self._counter("mneme_redis_failures_total", "Redis commands that failed.", ())
+        self.redis_failures = self._counter("mneme_redis_failures_total", "Uses of Redis that failed.", ())
         self.redis_breaker_open = self._gauge("mneme_redis_breaker_open", "1 while the breaker is open.", ())
 
     def _models(self) -> None:
@@ -111,7 +114,6 @@ class Metrics:
         self.cache_lookup_seconds = self._histogram(
             "mneme_semantic_cache_lookup_duration_seconds", "Time of a lookup.", ("outcome",), _FAST
         )
-        self.cache_entries = self._gauge("mneme_semantic_cache_entries", "Entries in the index.", ())
 
     def _counter(self, name: str, documentation: str, labels: Sequence[str]) -> Counter:
         return Counter(name, documentation, labels, registry=self.registry)

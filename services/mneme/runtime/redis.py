@@ -17,6 +17,7 @@ from redis import exceptions
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
+from mneme.runtime.metrics import Metrics
 from mneme.settings import RedisSettings
 
 T = TypeVar("T")
@@ -33,7 +34,14 @@ class CacheDown(Exception):  # noqa: N818 - a state that every caller expects, n
 class Cache:
     """One client of one Redis server, shared by the whole process."""
 
-    def __init__(self, settings: RedisSettings) -> None:
+    def __init__(self, settings: RedisSettings, metrics: Metrics | None = None) -> None:
+        """Args:
+        settings: Where the server is and how long to wait for it.
+        metrics: Where failures and the breaker's state are counted; None for nowhere.
+        """
+        metrics = metrics or Metrics()
+        self._failed_uses = metrics.redis_failures
+        self._breaker_open = metrics.redis_breaker_open
         self._settings = settings
         self._failures = 0
         self._probe: asyncio.Task[None] | None = None
@@ -71,6 +79,7 @@ class Cache:
             async with asyncio.timeout(self._settings.command_timeout if within is None else within):
                 result = await command(self._client)
         except exceptions.OutOfMemoryError as error:
+            self._failed_uses.inc()
             raise CacheDown("the cache is full") from error
         except _DOWN as error:
             self._failed(error)
@@ -89,8 +98,10 @@ class Cache:
 
     def _failed(self, error: Exception) -> None:
         self._failures += 1
+        self._failed_uses.inc()
         if self._failures >= self._settings.breaker_failures and self._probe is None:
             log.warning("cache.down", error=str(error), failures=self._failures)
+            self._breaker_open.set(1)
             self._probe = asyncio.get_running_loop().create_task(self._wait_until_back(), name="cache-probe")
 
     async def _wait_until_back(self) -> None:
@@ -104,4 +115,5 @@ class Cache:
                 break
         self._failures = 0
         self._probe = None
+        self._breaker_open.set(0)
         log.info("cache.back")

@@ -15,12 +15,13 @@ from pydantic import SecretStr
 from mneme.embedded import process
 from mneme.embedded import redis as embedded_redis
 from mneme.embedded.folder import hold
+from mneme.runtime.metrics import Metrics
 from mneme.runtime.redis import Cache, CacheDown
 from mneme.settings import RedisSettings
 
 
 @contextlib.asynccontextmanager
-async def own_server(path: Path) -> AsyncIterator[tuple[embedded_redis.Redis, Cache]]:
+async def own_server(path: Path, metrics: Metrics | None = None) -> AsyncIterator[tuple[embedded_redis.Redis, Cache]]:
     """A server that a test may stop, with an impatient client."""
     with hold(path) as folder:
         server = await embedded_redis.start(folder)
@@ -31,7 +32,7 @@ async def own_server(path: Path) -> AsyncIterator[tuple[embedded_redis.Redis, Ca
             breaker_failures=2,
             breaker_seconds=0.05,
         )
-        cache = Cache(settings)
+        cache = Cache(settings, metrics)
         try:
             yield server, cache
         finally:
@@ -61,7 +62,9 @@ async def test_without_a_url_there_is_no_cache() -> None:
 
 
 async def test_a_hung_server_costs_little_and_is_found_again(data_path: Path) -> None:
-    async with own_server(data_path) as (server, cache):
+    metrics = Metrics()
+    sample = metrics.registry.get_sample_value
+    async with own_server(data_path, metrics) as (server, cache):
         assert await cache.run(ping)
         server.child.send_signal(signal.SIGSTOP)
         loop = asyncio.get_running_loop()
@@ -71,10 +74,13 @@ async def test_a_hung_server_costs_little_and_is_found_again(data_path: Path) ->
                 await cache.run(ping)
             assert loop.time() - began < 1
         assert not cache.available
+        assert sample("mneme_redis_breaker_open") == 1
         with pytest.raises(CacheDown, match="not available"):
             await cache.run(ping)
+        assert sample("mneme_redis_failures_total") == 2
         server.child.send_signal(signal.SIGCONT)
         await process.until(lambda: cache.available, 5)
+        assert sample("mneme_redis_breaker_open") == 0
         assert await cache.run(ping)
 
 

@@ -15,6 +15,7 @@ from mneme.errors.v1 import errors_pb2
 from mneme.runtime import call
 from mneme.runtime.db import Database
 from mneme.runtime.errors import Error
+from mneme.runtime.metrics import Metrics
 from mneme.settings import DatabaseSettings
 
 APP_TENANT = "SELECT current_setting('app.tenant', true) AS tenant"
@@ -185,6 +186,20 @@ async def test_vectors_travel_as_themselves(database: Database) -> None:
     assert [row["half"].to_list(), row["whole"].to_list()] == [[1.0, 2.0], [1.0, 2.0]]
 
 
+async def test_metrics_show_how_the_pool_is_used(database_url: str) -> None:
+    metrics = Metrics()
+    sample, pool = metrics.registry.get_sample_value, {"pool": "test"}
+    async with opened(DatabaseSettings(url=SecretStr(database_url), pool_min=0), metrics) as database:
+        async with database.work():
+            assert sample("mneme_database_pool_in_use", pool) == 1
+        with pytest.raises(RuntimeError):
+            async with database.tenant("acme"):
+                raise RuntimeError
+    assert sample("mneme_database_pool_in_use", pool) == 0
+    assert sample("mneme_database_pool_waiting", pool) == 0
+    assert sample("mneme_database_transaction_duration_seconds_count", pool) == 2
+
+
 async def slow_transaction(database: Database) -> None:
     async with database.tenant("acme") as tx:
         await tx.execute("SELECT pg_sleep(0.005)")
@@ -192,8 +207,8 @@ async def slow_transaction(database: Database) -> None:
 
 
 @contextlib.asynccontextmanager
-async def opened(settings: DatabaseSettings) -> AsyncIterator[Database]:
-    database = await Database.open(settings, name="test")
+async def opened(settings: DatabaseSettings, metrics: Metrics | None = None) -> AsyncIterator[Database]:
+    database = await Database.open(settings, name="test", metrics=metrics)
     yield database
     await database.close()
 
