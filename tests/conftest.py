@@ -11,7 +11,7 @@ import pytest
 
 _MEMORY = Path("/dev/shm")
 
-pytest_plugins = ("tests.support.stores", "tests.support.suite")
+pytest_plugins = ("tests.support.stores", "tests.support.hosting", "tests.support.suite")
 
 
 def pytest_configure(config: pytest.Config) -> None:

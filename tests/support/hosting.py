@@ -24,6 +24,7 @@ from mneme.runtime.peers import PROTO_SERVICES, Channels, Peers
 from mneme.runtime.redis import Cache
 from mneme.runtime.server import Hosted, Server
 from mneme.settings import AuthSettings, Settings
+from tests.support import calling
 
 S = TypeVar("S")
 Build = Callable[[Runtime], Component]
@@ -57,19 +58,7 @@ class Replica:
             token = self.tokens.token(service, self.name, principal)
         else:
             token = mint_dev_token(self.data_dir, tenant, user, scopes=scopes)
-        channel = grpc.aio.insecure_channel(self.server.address, interceptors=[_Bearer(token)])
-        return kind(await self.channels.enter_async_context(channel))
-
-
-class _Bearer(grpc.aio.UnaryUnaryClientInterceptor):
-    """Adds the credential to each call."""
-
-    def __init__(self, token: str) -> None:
-        self._token = token
-
-    async def intercept_unary_unary(self, continuation: Any, details: Any, request: Any) -> Any:
-        metadata = grpc.aio.Metadata(*(details.metadata or ()), ("authorization", f"Bearer {self._token}"))
-        return await continuation(details._replace(metadata=metadata), request)
+        return kind(await self.channels.enter_async_context(calling.channel(self.server.address, token)))
 
 
 class Hosting:

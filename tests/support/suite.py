@@ -14,6 +14,7 @@ import pytest
 from mneme import registry, settings
 from mneme.runtime.dev_credentials import ensure_dev_credentials, mint_dev_token
 from mneme.settings import Settings
+from tests.support import calling
 
 S = TypeVar("S")
 Serve = Callable[..., Awaitable["Suite"]]
@@ -38,10 +39,7 @@ class Suite:
         key = repr((tenant, user, token))
         if key not in self._open:
             sent = self.token(tenant=tenant, user=user) if token is None else token
-            kinds = (_UnaryUnary, _UnaryStream, _StreamUnary, _StreamStream)
-            self._open[key] = grpc.aio.insecure_channel(
-                self.address, interceptors=[kind(sent) for kind in kinds] if sent else []
-            )
+            self._open[key] = calling.channel(self.address, sent)
             self.channels.push_async_callback(self._open[key].close)
         return self._open[key]
 
@@ -86,34 +84,3 @@ async def serve(suite_settings: Settings, tmp_path: Path) -> AsyncIterator[Serve
 async def suite(serve: Serve) -> Suite:
     """All six services."""
     return await serve()
-
-
-class _Bearer:
-    """Adds the credential to each call."""
-
-    def __init__(self, token: str) -> None:
-        self._credential = ("authorization", f"Bearer {token}")
-
-    async def _send(self, continuation: Any, details: Any, request: Any) -> Any:
-        metadata = grpc.aio.Metadata(*(details.metadata or ()), self._credential)
-        return await continuation(details._replace(metadata=metadata), request)
-
-
-class _UnaryUnary(_Bearer, grpc.aio.UnaryUnaryClientInterceptor):
-    async def intercept_unary_unary(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
-        return await self._send(continuation, client_call_details, request)
-
-
-class _UnaryStream(_Bearer, grpc.aio.UnaryStreamClientInterceptor):
-    async def intercept_unary_stream(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
-        return await self._send(continuation, client_call_details, request)
-
-
-class _StreamUnary(_Bearer, grpc.aio.StreamUnaryClientInterceptor):
-    async def intercept_stream_unary(self, continuation: Any, client_call_details: Any, request_iterator: Any) -> Any:
-        return await self._send(continuation, client_call_details, request_iterator)
-
-
-class _StreamStream(_Bearer, grpc.aio.StreamStreamClientInterceptor):
-    async def intercept_stream_stream(self, continuation: Any, client_call_details: Any, request_iterator: Any) -> Any:
-        return await self._send(continuation, client_call_details, request_iterator)

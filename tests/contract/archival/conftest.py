@@ -18,15 +18,12 @@ from mneme.archival.service import build
 from mneme.archival.v1 import archival_pb2 as pb
 from mneme.archival.v1.archival_pb2_grpc import ArchivalServiceStub
 from mneme.embedding.v1 import embedding_pb2, embedding_pb2_grpc
-from mneme.runtime.dev_credentials import mint_dev_token
 from mneme.runtime.errors import STATUS_KEY, invalid
 from mneme.settings import ArchivalSettings, PeersSettings
-from tests.support.hosting import Hosting, Replica, hosting
+from tests.support.hosting import Hosting, Replica
 
 if TYPE_CHECKING:
     from mneme.archival.v1.archival_pb2_grpc import ArchivalServiceAsyncStub
-
-__all__ = ["hosting"]
 
 AGENT = "agent-1"
 DIMENSIONS = 64
@@ -76,9 +73,8 @@ def vector_of(text: str) -> list[float]:
 class Archive:
     """One caller of archival. Each call gets a request_id of its own unless it brings one."""
 
-    def __init__(self, stub: ArchivalServiceAsyncStub, token: str) -> None:
+    def __init__(self, stub: ArchivalServiceAsyncStub) -> None:
         self.stub = stub
-        self._token = token
 
     async def insert(
         self, text: str, *, owner: pb.PassageOwner | None = None, **fields: Any
@@ -113,8 +109,7 @@ class Archive:
 
     async def send(self, requests: AsyncIterator[pb.IngestPassagesRequest]) -> pb.IngestPassagesResponse:
         """Sends an ingest stream as it is."""
-        metadata = (("authorization", f"Bearer {self._token}"),)
-        return await self.stub.IngestPassages(requests, metadata=metadata)
+        return await self.stub.IngestPassages(requests)
 
     async def get(self, passage_id: str) -> pb.Passage:
         """Returns a passage."""
@@ -251,8 +246,7 @@ def call(replica: Replica) -> Call:
     """Makes callers: `await call(tenant="acme", user="u1")`, or a service: `await call(service="orchestrator")`."""
 
     async def make(*, tenant: str = "acme", user: str = "", **options: Any) -> Archive:
-        stub = await replica.stub(ArchivalServiceStub, tenant=tenant, user=user, **options)
-        return Archive(stub, mint_dev_token(replica.data_dir, tenant, user, scopes=("admin",)))
+        return Archive(await replica.stub(ArchivalServiceStub, tenant=tenant, user=user, **options))
 
     return make
 

@@ -11,12 +11,10 @@ import pytest
 from mneme.core_memory.service import build
 from mneme.core_memory.v1 import core_memory_pb2 as pb
 from mneme.core_memory.v1.core_memory_pb2_grpc import CoreMemoryServiceStub
-from tests.support.hosting import Hosting, Replica, hosting
+from tests.support.hosting import Hosting, Replica
 
 if TYPE_CHECKING:
     from mneme.core_memory.v1.core_memory_pb2_grpc import CoreMemoryServiceAsyncStub
-
-__all__ = ["hosting"]
 
 AGENT = "agent-1"
 

@@ -9,12 +9,10 @@ import pytest
 
 from mneme.embedding.service import build
 from mneme.embedding.v1.embedding_pb2_grpc import EmbeddingServiceStub
-from tests.support.hosting import Hosting, Replica, hosting
+from tests.support.hosting import Hosting, Replica
 
 if TYPE_CHECKING:
     from mneme.embedding.v1.embedding_pb2_grpc import EmbeddingServiceAsyncStub
-
-__all__ = ["hosting"]
 
 
 @pytest.fixture

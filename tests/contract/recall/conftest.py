@@ -21,12 +21,10 @@ from mneme.recall.v1 import recall_pb2 as pb
 from mneme.recall.v1.recall_pb2_grpc import RecallServiceStub
 from mneme.runtime import lexical
 from mneme.settings import PeersSettings, RecallSettings
-from tests.support.hosting import Hosting, Replica, hosting
+from tests.support.hosting import Hosting, Replica
 
 if TYPE_CHECKING:
     from mneme.recall.v1.recall_pb2_grpc import RecallServiceAsyncStub
-
-__all__ = ["hosting"]
 
 DIMENSIONS = 64
 SPACE = f"fake@{DIMENSIONS}"

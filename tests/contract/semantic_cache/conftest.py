@@ -13,12 +13,10 @@ from mneme.common.v1 import common_pb2
 from mneme.semantic_cache.service import build
 from mneme.semantic_cache.v1 import semantic_cache_pb2 as pb
 from mneme.semantic_cache.v1.semantic_cache_pb2_grpc import SemanticCacheServiceStub
-from tests.support.hosting import Hosting, Replica, hosting
+from tests.support.hosting import Hosting, Replica
 
 if TYPE_CHECKING:
     from mneme.semantic_cache.v1.semantic_cache_pb2_grpc import SemanticCacheServiceAsyncStub
-
-__all__ = ["hosting"]
 
 QUESTION = "What are the opening hours of the Berlin store?"
 FINGERPRINT = "a" * 64
