@@ -116,14 +116,22 @@ async def check_schema(connection: db.Connection, schema: str) -> None:
     Raises:
         Error: STORE_UNAVAILABLE, naming both revisions, when the schema is behind.
     """
-    script, own = _script(schema), head(schema)
+    own, known = _revisions(schema)
     current = await applied(connection, schema)
-    if script is None or own is None or current == own:
+    if own is None or current == own:
         return
-    known = {revision.revision for revision in script.walk_revisions()}
     if current is None or current in known:
         message = f"schema {schema} is at revision {current or 'none'} and needs {own}: run `mneme migrate`"
         raise Error(errors_pb2.REASON_STORE_UNAVAILABLE, message, metadata={"store": "postgresql", "schema": schema})
+
+
+@functools.cache
+def _revisions(schema: str) -> tuple[str | None, frozenset[str]]:
+    """The newest revision and all others of this code. Kept: readiness asks every second, and reading them is slow."""
+    script = _script(schema)
+    if script is None:
+        return None, frozenset()
+    return script.get_current_head(), frozenset(revision.revision for revision in script.walk_revisions())
 
 
 def role(schema: str) -> str:

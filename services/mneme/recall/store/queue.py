@@ -83,7 +83,7 @@ async def texts(tx: Connection, message_ids: Sequence[str], *, chars: int) -> li
 
 _STORE = """
 UPDATE recall.messages m SET space = %(space)s, embedding = v.embedding, index_state = %(indexed)s
-FROM unnest(%(ids)s::text[], %(vectors)s::halfvec[]) AS v (id, embedding)
+FROM unnest(%(ids)s::text[], %(vectors)b::halfvec[]) AS v (id, embedding)
 WHERE m.tenant_id = %(tenant)s AND m.id = v.id
 """
 
