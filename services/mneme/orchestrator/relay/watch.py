@@ -7,6 +7,7 @@ run of another process is relayed from there, and read from the store when that 
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing, contextmanager
 
@@ -29,22 +30,46 @@ class Subscription:
 
     def __init__(self, *, tokens: bool) -> None:
         self.tokens = tokens
-        self._queue: asyncio.Queue[pb.RunEvent] = asyncio.Queue(_QUEUE_EVENTS)
+        self._waiting: deque[pb.RunEvent] = deque()
+        self._filled = asyncio.Event()
 
     def put(self, event: pb.RunEvent) -> None:
-        """Adds an event; a full queue drops it, and the gap in the sequence makes the watcher read the store."""
-        if not self._queue.full():
-            self._queue.put_nowait(event)
+        """Adds an event. A piece of text joins the one before it, where that still waits; a full queue drops the event,
+        and the gap in the sequence makes the watcher read the store.
+        """
+        if self._waiting and _continues(event, self._waiting[-1]):
+            self._waiting[-1] = _joined(self._waiting[-1], event)
+        elif len(self._waiting) < _QUEUE_EVENTS:
+            self._waiting.append(event)
+            self._filled.set()
 
     async def get(self, seconds: float) -> pb.RunEvent | None:
         """The next event; None when none came in time."""
-        if not self._queue.empty():
-            return self._queue.get_nowait()
-        try:
-            async with asyncio.timeout(seconds):
-                return await self._queue.get()
-        except TimeoutError:
-            return None
+        if not self._waiting:
+            self._filled.clear()
+            try:
+                async with asyncio.timeout(seconds):
+                    await self._filled.wait()
+            except TimeoutError:
+                return None
+        return self._waiting.popleft()
+
+
+def _continues(event: pb.RunEvent, before: pb.RunEvent) -> bool:
+    """True for a token delta that follows right on another one of its step and attempt."""
+    if not (event.HasField("token_delta") and before.HasField("token_delta")):
+        return False
+    new, old = event.token_delta, before.token_delta
+    same = (new.step_id, new.attempt) == (old.step_id, old.attempt)
+    return same and new.offset == old.offset + len(old.text)
+
+
+def _joined(before: pb.RunEvent, event: pb.RunEvent) -> pb.RunEvent:
+    """Two token deltas as one. A copy: other watchers have the same events in their queues."""
+    joined = pb.RunEvent()
+    joined.CopyFrom(before)
+    joined.token_delta.text += event.token_delta.text
+    return joined
 
 
 class Hub:
