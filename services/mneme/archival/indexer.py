@@ -16,7 +16,7 @@ from mneme.archival.records import Embedded
 from mneme.archival.store import index_queue
 from mneme.archival.store.index_queue import Claim, Text
 from mneme.embedding.v1 import embedding_pb2
-from mneme.runtime import call
+from mneme.runtime import call, errors
 from mneme.runtime.call import Call, Principal
 from mneme.runtime.db import Database
 from mneme.runtime.errors import Error, from_rpc_error
@@ -92,9 +92,9 @@ class Indexer:
             self._wake.clear()
             try:
                 claimed, healthy = await self._round()
-            except Error as error:
+            except Exception as error:  # noqa: BLE001 - a step runner: one broken round must not end all that follow
                 # The database is away, or a claim could not be settled: the lease brings it back.
-                log.warning("indexing_failed", reason=error.reason_name)
+                log.warning("indexing_failed", **errors.logged(error))
                 claimed, healthy = 0, False
             if healthy:
                 pause = 0.0

@@ -109,7 +109,7 @@ class Client:
             include_inner_events=include_inner_events,
             bypass_cache=bypass_cache,
         )
-        position = _Position()
+        position = _Position(stream_tokens=stream_tokens, include_inner_events=include_inner_events)
         while True:
             try:
                 # The same request_id attaches to the same run, so asking again is safe before the first event too.
@@ -117,11 +117,11 @@ class Client:
                 async for response in stream:
                     if position.accepts(response.event):
                         yield response.event
-                if position.ended:
-                    return
                 position.cut(None)
             except Error as error:
                 position.cut(error)
+            if position.ended:
+                return
 
     async def watch(self, run_id: str, *, after_sequence: int = 0) -> AsyncIterator[orchestrator_pb2.RunEvent]:
         """Yields a run's events after a sequence, stored ones first, then live ones, to the terminal one.
@@ -135,11 +135,11 @@ class Client:
                 async for response in self.agents.WatchRun(position.watch_request()):
                     if position.accepts(response.event):
                         yield response.event
-                if position.ended:
-                    return
                 position.cut(None)
             except Error as error:
                 position.cut(error)
+            if position.ended:
+                return
 
     async def close(self) -> None:
         """Closes all channels; running calls are cancelled."""
@@ -215,7 +215,14 @@ class SyncClient:
         return SemanticCacheServiceStub(self._channel("semantic_cache"))
 
     def ask(
-        self, conversation_id: str, text: str, *, request_id: str = "", include_inner_events: bool = True
+        self,
+        conversation_id: str,
+        text: str,
+        *,
+        request_id: str = "",
+        stream_tokens: bool = True,
+        include_inner_events: bool = True,
+        bypass_cache: bool = False,
     ) -> Iterator[orchestrator_pb2.RunEvent]:
         """Sends a message and yields the events of its run, to the terminal one; see `Client.ask`.
 
@@ -226,23 +233,40 @@ class SyncClient:
             request_id=request_id or new_request_id(),
             conversation_id=conversation_id,
             text=text,
-            stream_tokens=True,
+            stream_tokens=stream_tokens,
             include_inner_events=include_inner_events,
+            bypass_cache=bypass_cache,
         )
-        position = _Position()
-        while not position.ended:
+        yield from self._follow(
+            request, _Position(stream_tokens=stream_tokens, include_inner_events=include_inner_events)
+        )
+
+    def watch(self, run_id: str, *, after_sequence: int = 0) -> Iterator[orchestrator_pb2.RunEvent]:
+        """Yields a run's events after a sequence, to the terminal one; see `Client.watch`.
+
+        Raises:
+            Error: There is no such run, or the suite stayed out of reach.
+        """
+        yield from self._follow(None, _Position(run_id, after_sequence))
+
+    def _follow(
+        self, request: orchestrator_pb2.SendMessageRequest | None, position: _Position
+    ) -> Iterator[orchestrator_pb2.RunEvent]:
+        while True:
             try:
-                watching = bool(position.run_id)
                 stream: Iterator[Any] = (
-                    self.agents.WatchRun(position.watch_request()) if watching else self.agents.SendMessage(request)
+                    self.agents.WatchRun(position.watch_request())
+                    if position.run_id or request is None
+                    else self.agents.SendMessage(request)
                 )
                 for response in stream:
                     if position.accepts(response.event):
                         yield response.event
-                if not position.ended:
-                    position.cut(None)
+                position.cut(None)
             except Error as error:
                 position.cut(error)
+            if position.ended:
+                return
 
     def close(self) -> None:
         """Closes all channels."""
@@ -270,7 +294,16 @@ class SyncClient:
 class _Position:
     """How far a run has been seen, so that a cut stream can be taken up again."""
 
-    def __init__(self, run_id: str = "", sequence: int = 0) -> None:
+    def __init__(
+        self,
+        run_id: str = "",
+        sequence: int = 0,
+        *,
+        stream_tokens: bool = True,
+        include_inner_events: bool = True,
+    ) -> None:
+        self._stream_tokens = stream_tokens
+        self._include_inner_events = include_inner_events
         self.run_id = run_id
         self.sequence = sequence
         self.ended = False
@@ -288,7 +321,9 @@ class _Position:
         return True
 
     def cut(self, error: Error | None) -> None:
-        """Notes that the stream ended before the run did; raises when that makes no sense to bridge."""
+        """Notes that the stream ended; raises when that was before the run's end and makes no sense to bridge."""
+        if self.ended:
+            return
         self._cuts += 1
         if error is not None and error.code not in _BRIDGED:
             raise error
@@ -297,7 +332,10 @@ class _Position:
 
     def watch_request(self) -> orchestrator_pb2.WatchRunRequest:
         return orchestrator_pb2.WatchRunRequest(
-            run_id=self.run_id, after_sequence=self.sequence, stream_tokens=True, include_inner_events=True
+            run_id=self.run_id,
+            after_sequence=self.sequence,
+            stream_tokens=self._stream_tokens,
+            include_inner_events=self._include_inner_events,
         )
 
 

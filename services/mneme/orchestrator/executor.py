@@ -13,7 +13,6 @@ import grpc
 from mneme.archival.v1 import archival_pb2
 from mneme.common.v1 import common_pb2
 from mneme.core_memory.v1 import core_memory_pb2
-from mneme.errors.v1 import errors_pb2
 from mneme.orchestrator.tools import MAX_PAUSE_MINUTES, ParsedCall
 from mneme.recall.v1 import recall_pb2
 from mneme.runtime import errors, ids
@@ -285,19 +284,6 @@ class Executor:
         note = "" if len(shown) == min(limit, len(lines)) else " (the window has no room for more)"
         text = "\n".join([f"Shown {len(shown)} of {total}{note}:", *shown])
         return ToolResult(ok=True, text=text, from_recall=True)
-
-
-def is_memory_outage(error: errors.Error) -> bool:
-    """True when an error says that a memory service did not answer, so that trying again later makes sense."""
-    return error.reason in {
-        errors_pb2.REASON_PEER_UNAVAILABLE,
-        errors_pb2.REASON_STORE_UNAVAILABLE,
-        errors_pb2.REASON_STORE_FULL,
-        errors_pb2.REASON_DEADLINE_EXCEEDED,
-        errors_pb2.REASON_SHUTTING_DOWN,
-        errors_pb2.REASON_TOO_MANY_CALLS,
-        errors_pb2.REASON_INTERNAL,
-    }
 
 
 def _request_id(context: ToolContext) -> str:

@@ -25,7 +25,7 @@ from mneme.orchestrator.records import Accepted, Fence, Incoming, LeaseLostError
 from mneme.orchestrator.store import journal as journal_store
 from mneme.orchestrator.store import mailbox
 from mneme.orchestrator.turn import Turn
-from mneme.runtime import call
+from mneme.runtime import call, errors
 from mneme.runtime.call import Call, Principal
 from mneme.runtime.db import Connection
 from mneme.runtime.errors import Error
@@ -108,10 +108,6 @@ class Worker:
         """Has the mailbox looked at now."""
         self._woken.set()
 
-    def works_on(self, run_id: str) -> bool:
-        """True while this process works on a run."""
-        return run_id in self._handles
-
     def cancel(self, run_id: str) -> None:
         """Asks a run of this process to stop."""
         handle = self._handles.get(run_id)
@@ -147,8 +143,8 @@ class Worker:
                     if not self._draining:
                         await self._renew(tx)
                     depth, oldest = await mailbox.depth(tx)
-            except Error as error:
-                log.warning("lease_not_renewed", reason=error.reason_name)
+            except Exception as error:  # noqa: BLE001 - a step runner: one broken round must not end all that follow
+                log.warning("lease_not_renewed", **errors.logged(error))
                 continue
             self._deps.metrics.mailbox_depth.set(depth)
             self._deps.metrics.mailbox_oldest_seconds.set(oldest)
@@ -172,8 +168,8 @@ class Worker:
                 continue
             try:
                 await self._claim()
-            except Error as error:
-                log.warning("claim_failed", reason=error.reason_name)
+            except Exception as error:  # noqa: BLE001 - a step runner: one broken round must not end all that follow
+                log.warning("claim_failed", **errors.logged(error))
 
     async def _claim(self) -> None:
         async with self._deps.database.work() as tx:
@@ -194,8 +190,8 @@ class Worker:
             for chore in self._chores if not self._draining else ():
                 try:
                     await chore()
-                except Error as error:
-                    log.warning("chore_failed", reason=error.reason_name)
+                except Exception as error:  # noqa: BLE001 - a step runner: one broken round must not end all that follow
+                    log.warning("chore_failed", **errors.logged(error))
 
     def _hold(self, conversation_id: str, *, place: bool) -> None:
         self._held[conversation_id] += 1

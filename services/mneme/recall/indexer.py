@@ -15,7 +15,7 @@ from mneme.embedding.v1 import embedding_pb2
 from mneme.recall.records import Role
 from mneme.recall.store import queue
 from mneme.recall.store.queue import Claim, Unindexed
-from mneme.runtime import call
+from mneme.runtime import call, errors
 from mneme.runtime.call import Call, Principal
 from mneme.runtime.db import Database
 from mneme.runtime.errors import Error, from_rpc_error
@@ -71,9 +71,9 @@ class Indexer:
             self._wake.clear()
             try:
                 busy = await self._round()
-            except Error as error:
+            except Exception as error:  # noqa: BLE001 - a step runner: one broken round must not end all that follow
                 self._failures += 1
-                log.warning("index_round_failed", reason=error.reason_name, failures=self._failures)
+                log.warning("index_round_failed", failures=self._failures, **errors.logged(error))
                 busy = False
             if self._failures:
                 await self._rest()

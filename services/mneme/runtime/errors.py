@@ -10,7 +10,7 @@ import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import grpc.aio
@@ -151,6 +151,11 @@ def from_rpc_error(error: grpc.aio.AioRpcError) -> Error:
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
         return Error(errors_pb2.REASON_TEXT_TOO_LONG, "a message is larger than another service accepts")
     return Error(errors_pb2.REASON_INTERNAL, f"another service answered {code.name} without a reason")
+
+
+def logged(error: BaseException) -> dict[str, Any]:
+    """What a log line says of a failure: its reason, or the traceback of a defect."""
+    return {"reason": error.reason_name} if isinstance(error, Error) else {"exc_info": error}
 
 
 @functools.cache

@@ -30,22 +30,6 @@ from sqlalchemy.dialects.postgresql import JSONB
 SCHEMA = "orchestrator"
 metadata = MetaData(schema=SCHEMA)
 
-CONTENT_TABLES = (
-    "agent",
-    "conversation",
-    "event",
-    "run",
-    "run_event",
-    "step",
-    "call_result",
-    "user_activity",
-    "dead_letter",
-    "timer",
-    "operation",
-    "tombstone",
-)
-"""Tables under row-level security, beside `request`."""
-
 
 def _text(name: str) -> Column[str]:
     return Column(name, Text, nullable=False, server_default=text("''"))
