@@ -62,7 +62,7 @@ async def server() -> AsyncIterator[tuple[grpc.aio.Server, str]]:
     server = grpc.aio.server()
     health = HealthServicer()
     await health.set(HEALTH_NAMES["orchestrator"], health_pb2.HealthCheckResponse.SERVING)
-    health_pb2_grpc.add_HealthServicer_to_server(health, server)
+    health_pb2_grpc.add_HealthServicer_to_server(health, server)  # type: ignore[no-untyped-call]
     yield server, f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     await server.stop(None)
 
