@@ -31,8 +31,8 @@ test: $(READY) ## all tests; TESTS=tests/unit, WORKERS=2, SEED=1 for the same ra
 	@echo "seed $(SEED) (repeat with make test SEED=$(SEED))"
 	@PYTHONHASHSEED=$(SEED) $(PYTHON) -m pytest "$(TESTS)" -n $(WORKERS) --dist loadgroup -m "not soak" --hypothesis-seed=$(SEED) -q $(ARGS)
 
-soak: $(READY) ## the long tests with their full counts
-	@$(PYTHON) -m pytest tests -m soak -q -o timeout=3600 $(ARGS)
+soak: $(READY) ## the long tests with their full counts; N=200, SEED=1
+	@SOAK_N=$(or $(N),20) SOAK_SEED=$(SEED) $(PYTHON) -m pytest tests -m soak -q -s -o timeout=7200 $(ARGS)
 
 check: $(READY) ## format, lint, types, import rules, generated code, contracts
 	@sh tools/check.sh

@@ -69,7 +69,7 @@ async def test_the_same_request_id_attaches_to_the_same_run(client: Client) -> N
     conversation_id = await new_conversation(client, agent_id)
     request_id = new_request_id()
     first = await say(client, conversation_id, "I collect stamps.", request_id=request_id)
-    again = await say(client, conversation_id, "I collect stamps.", request_id=request_id)
+    again = await say(client, conversation_id, "I collect stamps.", request_id=request_id, stream_tokens=False)
     assert again.run_id == first.run_id
     assert again.text == first.text
     runs = await client.agents.ListRuns(pb.ListRunsRequest(conversation_id=conversation_id))

@@ -7,6 +7,8 @@ Complaints of users of the archived predecessor that this stands against: letta-
 from __future__ import annotations
 
 import asyncio
+import os
+import random
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -147,6 +149,52 @@ async def test_a_turn_survives_kills_at_every_point(settings: dict[str, str], tm
         async with connect(port, tmp_path) as client:
             check_events(await events_of_last_run(client, conversation_id), texts[-1])
             await check_memory(client, agent_id, conversation_id, texts)
+
+
+@pytest.mark.soak
+async def test_turns_survive_kills_at_random_moments(settings: dict[str, str], tmp_path: Path) -> None:
+    count, seed = int(os.environ.get("SOAK_N", "20")), int(os.environ.get("SOAK_SEED", "1"))
+    moments = random.Random(seed)
+    port = free_ports(1)[0]
+    processes = Processes(settings | {"MNEME_DATA_DIR": str(tmp_path)}, tmp_path)
+    texts = [f"number {index}." for index in range(count)]
+    agent_id = conversation_id = ""
+    killed = 0
+    for text in texts:
+        request_id = new_request_id()
+        with processes.running(port) as process:
+            async with connect(port, tmp_path) as client:
+                if not agent_id:
+                    agent_id = await new_agent(client)
+                    conversation_id = await new_conversation(client, agent_id)
+                sending = asyncio.create_task(say_until_cut(client, conversation_id, text, request_id))
+                # Not a wait for something: the moment of the kill is the random part of the test.
+                await asyncio.sleep(moments.uniform(0, 0.12))
+                process.kill()
+                killed += not await sending
+        with processes.running(port):
+            async with connect(port, tmp_path) as client:
+                # Sent again with the same id: the message itself may have been cut off, or only its answer.
+                stream = client.ask(conversation_id, text, request_id=request_id, stream_tokens=False)
+                events = [event async for event in stream]
+                check_events(events, text)
+    async with asyncio.timeout(LIMIT_SECONDS):
+        with processes.running(port):
+            async with connect(port, tmp_path) as client:
+                await check_memory(client, agent_id, conversation_id, texts)
+    print(f"seed {seed}: {count} turns, {killed} killed before their end, none lost, doubled or unpaired")  # noqa: T201
+
+
+async def say_until_cut(client: Client, conversation_id: str, text: str, request_id: str) -> bool:
+    """Sends a message to a process that may die over it; True when the run ended before."""
+    request = pb.SendMessageRequest(request_id=request_id, conversation_id=conversation_id, text=text)
+    last = ""
+    try:
+        async for response in client.agents.SendMessage(request, timeout=LIMIT_SECONDS):
+            last = response.event.WhichOneof("event") or ""
+    except Error:
+        return False
+    return last == "completed"
 
 
 async def test_another_replica_takes_over_when_the_lease_ends(settings: dict[str, str], tmp_path: Path) -> None:

@@ -21,6 +21,8 @@ from mneme.runtime.db import Connection
 from mneme.runtime.errors import Error, invalid, not_found
 from mneme.runtime.idempotency import once
 
+_VIEW_OPTIONS = frozenset({"stream_tokens", "include_inner_events"})
+
 
 class RunMethods(Base):
     """Takes events in, shows runs, stops and retries them."""
@@ -247,8 +249,13 @@ class RunMethods(Base):
 
 
 def _digest(request: Message) -> bytes:
+    """Hash of what an event says. How its sender wants to watch is no part of it: a retry may watch otherwise."""
+    said = type(request)()
+    said.CopyFrom(request)
+    for option in _VIEW_OPTIONS.intersection(request.DESCRIPTOR.fields_by_name):
+        said.ClearField(option)
     text = request.DESCRIPTOR.full_name.encode() + b"\0"
-    return hashlib.sha256(text + request.SerializeToString(deterministic=True)).digest()
+    return hashlib.sha256(text + said.SerializeToString(deterministic=True)).digest()
 
 
 def _cancelled(run: Run) -> pb.RunEvent:
