@@ -23,7 +23,7 @@ chat: $(READY) ## talk to the running suite; TEXT="What must I not eat?"
 	@$(PYTHON) -m mneme chat $${TEXT:+"$$TEXT"}
 
 demo: $(READY) ## watch an agent remember across a restart
-	@$(PYTHON) examples/demo.py
+	@GRPC_VERBOSITY=NONE $(PYTHON) examples/demo.py
 
 ##@ Check
 

@@ -90,7 +90,8 @@ async def say(client: Client, conversation_id: str, message: str) -> str:
     async for event in client.ask(conversation_id, message):
         match event.WhichOneof("event"):
             case "tool_call" if event.tool_call.call.name.endswith(("search", "search_date")):
-                console.print(f"[dim]  · {event.tool_call.call.name} {escape(event.tool_call.call.arguments_json)}[/]")
+                call = f"  · {event.tool_call.call.name} {event.tool_call.call.arguments_json}"
+                console.print(f"[dim]{escape(call)}[/]", no_wrap=True, overflow="ellipsis")
             case "memory_edit":
                 show_edit(event.memory_edit)
             case "assistant_message":

@@ -4,6 +4,7 @@ set -u
 cd "$(dirname "$0")/.."
 
 python=.venv/bin/python
+export BUF_CACHE_DIR="$PWD/.venv/buf"
 failed=""
 
 run() {

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mneme import registry, settings
-from mneme.embedded import Embedded, EmbeddedError
+from mneme.embedded import Embedded
 from mneme.runtime import migrations, telemetry
 from mneme.runtime.dev_credentials import ensure_dev_credentials
 from mneme.runtime.server import Server
@@ -75,14 +75,20 @@ async def suite(
 
 @asynccontextmanager
 async def _watching(stores: Embedded) -> AsyncIterator[None]:
-    """Ends the block with an error when a store ends by itself."""
+    """Ends the block with an EmbeddedError when a store ends by itself; the block's own errors pass as they are."""
+    block = asyncio.current_task()
+    assert block is not None, "this runs in a task"
+    watching = asyncio.create_task(stores.watch(), name="watch-stores")
+    watching.add_done_callback(lambda done: None if done.cancelled() else block.cancel())
     try:
-        async with asyncio.TaskGroup() as tasks:
-            watching = tasks.create_task(stores.watch())
-            yield
-            watching.cancel()
-    except* EmbeddedError as ended:
-        raise ended.exceptions[0] from None
+        yield
+    except asyncio.CancelledError:
+        if watching.done() and not watching.cancelled():
+            block.uncancel()
+            await watching
+        raise
+    finally:
+        watching.cancel()
 
 
 def _is_set(value: Any) -> bool:

@@ -99,16 +99,28 @@ async def serve(
         server.PortTakenError: The port cannot be bound.
         ValueError: A name is unknown, or a setting is missing.
     """
-    async with _assembled(settings, select(names)) as (bound, hosted), asyncio.TaskGroup() as tasks:
-        announcing = tasks.create_task(_announce(bound, listening))
-        await server.serve(bound, hosted)
-        announcing.cancel()
+    async with _assembled(settings, select(names)) as (bound, hosted):
+        announcing = asyncio.create_task(_announce(bound, listening), name="announce")
+        try:
+            await server.serve(bound, hosted)
+        finally:
+            announcing.cancel()
 
 
 async def _announce(bound: server.Server, listening: Callable[[server.Server], None] | None) -> None:
     await bound.wait_until_serving()
     if listening is not None:
         listening(bound)
+
+
+def _metrics_page(metrics: Metrics, settings: Settings) -> MetricsPage:
+    host, port = settings.server.metrics_host, settings.server.metrics_port
+    try:
+        return MetricsPage.open(metrics, host=host, port=port)
+    except OSError as error:
+        raise server.PortTakenError(
+            f"cannot serve metrics on {host}:{port} (MNEME_SERVER__METRICS_PORT): {error.strerror}"
+        ) from error
 
 
 @asynccontextmanager
@@ -127,7 +139,7 @@ async def _assembled(
         stack.callback(pipeline.flush)
         metrics = Metrics()
         if settings.server.metrics_port >= 0:
-            page = MetricsPage.open(metrics, host=settings.server.metrics_host, port=settings.server.metrics_port)
+            page = _metrics_page(metrics, settings)
             stack.callback(page.close)
         keys = SuiteKeys.load(settings.auth)
         bound = server.Server(settings.server, metrics=metrics, authenticator=Authenticator(settings.auth, keys))

@@ -8,6 +8,7 @@ says otherwise.
 
 from __future__ import annotations
 
+import re
 import tomllib
 from pathlib import Path
 from typing import Any, Literal
@@ -445,4 +446,15 @@ def load(config: Path | None = None, overrides: dict[str, Any] | None = None) ->
 
 def masked(settings: Settings) -> dict[str, Any]:
     """Returns the tree as plain JSON values with every secret replaced by asterisks; for `mneme config`."""
-    return settings.model_dump(mode="json")
+    return {key: _masked(value) for key, value in settings.model_dump(mode="json").items()}
+
+
+def without_credentials(url: str) -> str:
+    """Returns a URL without its user and password."""
+    return re.sub(r"(?<=://)[^/@\s]+@", "**********@", url)
+
+
+def _masked(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _masked(inner) for key, inner in value.items()}
+    return without_credentials(value) if isinstance(value, str) else value

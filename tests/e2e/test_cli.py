@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import re
 import signal
 import socket
@@ -118,6 +119,44 @@ def test_a_taken_port_is_named_and_another_offered(data_path: Path) -> None:
         assert int(offered[1]) != port
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "shown"),
+    [
+        ("MNEME_MODELS__CHAT", "us.anthropic.claude-sonnet-4-6", "set MNEME_MODELS__BEDROCK_REGION"),
+        ("MNEME_SERVER__METRICS_PORT", "", "MNEME_SERVER__METRICS_PORT"),
+    ],
+)
+def test_a_setting_that_cannot_work_ends_the_start_with_one_line(
+    name: str, value: str, shown: str, data_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        monkeypatch.setenv(name, value or str(taken.getsockname()[1]))
+        printed = run("dev", "--port", "0", data=data_path, check=False)
+    assert shown in " ".join(printed.split())
+    assert "Traceback" not in printed
+
+
+def test_ctrl_c_at_the_prompt_ends_the_dialogue(data_path: Path) -> None:
+    with developing(data_path):
+        controller, terminal = pty.openpty()
+        dialogue = subprocess.Popen(
+            [*MNEME, "chat", "--data", str(data_path)],
+            stdin=terminal,
+            stdout=terminal,
+            stderr=terminal,
+            start_new_session=True,
+        )
+        shown = b""
+        while "›".encode() not in shown:
+            shown += os.read(controller, 1024)
+        dialogue.send_signal(signal.SIGINT)
+        assert dialogue.wait(LIMIT_SECONDS) == 130
+        os.close(controller)
+        os.close(terminal)
+
+
 def test_a_second_suite_on_the_same_folder_is_refused_with_the_holders_id(data_path: Path) -> None:
     with developing(data_path) as first:
         shown = run("dev", "--port", "0", data=data_path, check=False)
@@ -168,6 +207,7 @@ def test_a_mistake_is_one_line_with_its_cure(arguments: list[str], shown: str, d
 def test_secrets_are_masked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MNEME_DATABASE__URL", "postgresql://user:hunter2@host/db")
     monkeypatch.setenv("MNEME_MODELS__OPENAI_API_KEY", "hunter2")
+    monkeypatch.setenv("MNEME_MODELS__OPENAI_BASE_URL", "http://user:hunter2@localhost/v1")
     done = subprocess.run([*MNEME, "config"], capture_output=True, text=True, timeout=LIMIT_SECONDS, check=True)
     assert "MNEME_DATABASE__URL=" in done.stdout
     assert "hunter2" not in done.stdout

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from typing import Annotated
 
 import typer
@@ -49,10 +50,14 @@ async def _chat(message: str, agent_id: str, conversation_id: str, quiet: bool, 
 
 
 def _prompt() -> str:
+    # The event loop's own handler only asks its task to stop, which cannot happen while it waits here.
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         return console.input("[bold cyan]you[/] › ").strip()
     except EOFError:
         return ""
+    finally:
+        signal.signal(signal.SIGINT, previous)
 
 
 async def _own_agent(client: Client) -> str:
@@ -84,12 +89,12 @@ async def _turn(client: Client, conversation_id: str, text: str, quiet: bool) ->
         kind = event.WhichOneof("event")
         if kind == "token_delta":
             if event.token_delta.offset == 0:
-                _speaker()
+                _speaker(quiet)
             console.print(escape(event.token_delta.text), end="")
             streamed += len(event.token_delta.text)
         elif kind == "assistant_message":
             if not streamed:
-                _speaker()
+                _speaker(quiet)
                 console.print(escape(event.assistant_message.text), end="")
             console.print()
             streamed = 0
@@ -104,17 +109,17 @@ async def _turn(client: Client, conversation_id: str, text: str, quiet: bool) ->
     return True
 
 
-def _speaker() -> None:
-    console.print("[bold green]mneme[/] › ", end="")
+def _speaker(quiet: bool) -> None:
+    if not quiet:
+        console.print("[bold green]mneme[/] › ", end="")
 
 
 def _show(event: pb.RunEvent) -> None:
     """One dim line for what memory did."""
     match event.WhichOneof("event"):
         case "tool_call" if event.tool_call.call.name != "send_message":
-            console.print(
-                f"[dim]· {escape(event.tool_call.call.name)} {escape(event.tool_call.call.arguments_json)}[/]"
-            )
+            call = f"· {event.tool_call.call.name} {event.tool_call.call.arguments_json}"
+            console.print(f"[dim]{escape(call)}[/]", no_wrap=True, overflow="ellipsis")
         case "tool_result" if not event.tool_result.ok:
             console.print(f"[yellow]· {escape(event.tool_result.text)}[/]")
         case "memory_edit":

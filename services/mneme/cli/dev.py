@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import socket
 from pathlib import Path
@@ -26,7 +25,9 @@ console = Console(highlight=False)
 def dev(
     data: Annotated[
         Path | None,
-        typer.Option("--data", help="Folder that keeps everything. Default: /var/lib/mneme as root, else your own."),
+        typer.Option(
+            "--data", help="Folder that keeps everything. Default: ~/.local/share/mneme; root: /var/lib/mneme."
+        ),
     ] = None,
     ephemeral: Annotated[bool, typer.Option("--ephemeral", help="Keep nothing: use a temporary folder.")] = False,
     port: Annotated[int | None, typer.Option("--port", "-p", min=0, max=65535, help="gRPC port; 0: any free.")] = None,
@@ -56,15 +57,16 @@ async def _run(data: Path | None, ephemeral: bool, config: Path | None, override
 
         try:
             await registry.serve(settings, listening=listening)
-        except* PortTakenError as taken:
+        except PortTakenError as taken:
             wanted = settings.server.port
+            if f":{wanted}" not in str(taken):
+                raise
             raise PortTakenError(
                 f"port {wanted} is taken: stop what listens there, or run `mneme dev --port {_free_port(wanted)}`"
-            ) from taken.exceptions[0]
+            ) from taken
         finally:
             for note in notes:
                 note.unlink(missing_ok=True)
-            await asyncio.sleep(0)
     console.print("stopped", style="dim")
 
 
@@ -92,7 +94,8 @@ def _welcome(settings: Settings, server: Server) -> None:
     table.add_row("embeddings", f"{settings.models.embedding_model}@{settings.models.embedding_dimensions}")
     console.print("\n[bold]Mneme is running[/]")
     console.print(table)
-    console.print('\nIn another terminal: [bold]mneme chat "My name is …"[/]   Ctrl-C stops it.\n')
+    console.print('\nIn another terminal: [bold]make chat[/], or [bold].venv/bin/mneme chat "My name is …"[/]')
+    console.print("Ctrl-C stops it.\n")
 
 
 def _free_port(wanted: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import AsyncIterator
 from dataclasses import asdict, dataclass
 from enum import StrEnum
@@ -59,6 +60,8 @@ def doctor(
     must be mended.
     """
     effective = _with_running_suite(settings.load(config), data)
+    # What it would say at each attempt stands in the table once.
+    logging.getLogger("psycopg.pool").setLevel(logging.CRITICAL)
     findings = uvloop.run(_collect(effective))
     if as_json:
         typer.echo(json.dumps([asdict(finding) for finding in findings], indent=2, ensure_ascii=False))
@@ -84,7 +87,7 @@ async def _collect(effective: Settings) -> list[Finding]:
     findings = [finding async for finding in _database(effective)]
     findings.append(await _redis(effective))
     for report in await examine(effective.models):
-        verdict = Verdict.OK if report.usable else Verdict.FAILURE
+        verdict = (Verdict.WARNING if report.cure else Verdict.OK) if report.usable else Verdict.FAILURE
         findings.append(Finding(f"model {report.model}", verdict, report.detail, report.cure))
     return findings
 
@@ -173,7 +176,7 @@ def _print(findings: list[Finding]) -> None:
     colours = {Verdict.OK: "green", Verdict.WARNING: "yellow", Verdict.FAILURE: "bold red"}
     table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
     for title in ("", "what", "found", "what to do"):
-        table.add_column(title)
+        table.add_column(title, overflow="fold")
     for finding in findings:
         mark = f"[{colours[finding.verdict]}]{finding.verdict.value}[/]"
         table.add_row(mark, finding.subject, finding.detail, finding.cure)

@@ -14,6 +14,7 @@ from mneme.archival.v1.archival_pb2_grpc import ArchivalServiceStub
 from mneme.client.connection import Connection, TokenSource
 from mneme.core_memory.v1.core_memory_pb2_grpc import CoreMemoryServiceStub
 from mneme.embedding.v1.embedding_pb2_grpc import EmbeddingServiceStub
+from mneme.errors.v1 import errors_pb2
 from mneme.orchestrator.v1 import orchestrator_pb2
 from mneme.orchestrator.v1.orchestrator_pb2_grpc import AgentServiceStub
 from mneme.recall.v1.recall_pb2_grpc import RecallServiceStub
@@ -166,7 +167,7 @@ class Client:
             else:
                 authority = grpc.ssl_channel_credentials(self.connection.tls_ca.read_bytes())
                 self._channels[service] = grpc.aio.secure_channel(target, authority, options=options)
-        return _AsyncCalls(self._channels[service], self.connection)  # type: ignore[return-value]
+        return _AsyncCalls(self._channels[service], self.connection, self.connection.target(service))  # type: ignore[return-value]
 
 
 class SyncClient:
@@ -288,7 +289,7 @@ class SyncClient:
             else:
                 authority = grpc.ssl_channel_credentials(self.connection.tls_ca.read_bytes())
                 self._channels[service] = grpc.secure_channel(target, authority, options=options)
-        return _BlockingCalls(self._channels[service], self.connection)  # type: ignore[return-value]
+        return _BlockingCalls(self._channels[service], self.connection, self.connection.target(service))  # type: ignore[return-value]
 
 
 class _Position:
@@ -348,9 +349,10 @@ class _AsyncCalls:
     Not an interceptor: grpc.aio runs those in a task of their own for each call, which costs as much as the call.
     """
 
-    def __init__(self, channel: grpc.aio.Channel, connection: Connection) -> None:
+    def __init__(self, channel: grpc.aio.Channel, connection: Connection, target: str) -> None:
         self._channel = channel
         self._connection = connection
+        self._target = target
 
     def unary_unary(self, method: str, *args: Any, **kwargs: Any) -> Any:
         return self._unary(self._channel.unary_unary(method, *args, **kwargs), self._connection.timeout)
@@ -369,7 +371,7 @@ class _AsyncCalls:
             try:
                 return await start(request, **_filled_in(self._connection, options, default))
             except grpc.aio.AioRpcError as error:
-                raise from_rpc_error(error) from error
+                raise _typed(error, self._target) from error
 
         return invoke
 
@@ -380,7 +382,7 @@ class _AsyncCalls:
                 async for response in call:
                     yield response
             except grpc.aio.AioRpcError as error:
-                raise from_rpc_error(error) from error
+                raise _typed(error, self._target) from error
             finally:
                 call.cancel()
 
@@ -390,9 +392,10 @@ class _AsyncCalls:
 class _BlockingCalls:
     """The same for a blocking channel."""
 
-    def __init__(self, channel: grpc.Channel, connection: Connection) -> None:
+    def __init__(self, channel: grpc.Channel, connection: Connection, target: str) -> None:
         self._channel = channel
         self._connection = connection
+        self._target = target
 
     def unary_unary(self, method: str, *args: Any, **kwargs: Any) -> Any:
         return self._unary(self._channel.unary_unary(method, *args, **kwargs), self._connection.timeout)
@@ -411,7 +414,7 @@ class _BlockingCalls:
             try:
                 return start(request, **_filled_in(self._connection, options, default))
             except grpc.RpcError as error:
-                raise from_rpc_error(error) from error  # type: ignore[arg-type]
+                raise _typed(error, self._target) from error
 
         return invoke
 
@@ -421,11 +424,21 @@ class _BlockingCalls:
             try:
                 yield from call
             except grpc.RpcError as error:
-                raise from_rpc_error(error) from error  # type: ignore[arg-type]
+                raise _typed(error, self._target) from error
             finally:
                 call.cancel()
 
         return invoke
+
+
+def _typed(error: Any, target: str) -> Error:
+    """A failed call as the suite's error; one that reached nobody names where it went."""
+    typed = from_rpc_error(error)
+    if typed.reason != errors_pb2.REASON_PEER_UNAVAILABLE or typed.metadata:
+        return typed
+    address = target.removeprefix("dns:///")
+    message = f"nothing answers at {address}: is the suite running there?"
+    return Error(typed.reason, message, metadata={"address": address})
 
 
 def _filled_in(connection: Connection, options: dict[str, Any], timeout: float | None) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from mneme.orchestrator.models import bedrock
 from mneme.orchestrator.models.build import ModelRouter
 from mneme.orchestrator.models.table import DEFAULT_MODEL, Provider, model_info, profile
 from mneme.runtime.errors import Error
-from mneme.settings import ModelsSettings
+from mneme.settings import ModelsSettings, without_credentials
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,8 @@ async def _examine(settings: ModelsSettings, model: str, provider: Provider) -> 
         return Report(model, usable=True, detail="inside the package: rules, no language model")
     if provider is Provider.OPENAI:
         if settings.openai_base_url:
-            return Report(model, usable=True, detail=f"asked at {settings.openai_base_url}; not tried here")
+            where = without_credentials(settings.openai_base_url)
+            return Report(model, usable=True, detail=f"at {where}, not tried", cure="try it with one message")
         return Report(model, usable=False, detail="no endpoint", cure="set MNEME_MODELS__OPENAI_BASE_URL")
     note = model_info(model).lifecycle
     if note:
