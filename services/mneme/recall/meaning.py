@@ -12,7 +12,7 @@ from mneme.common.v1 import common_pb2
 from mneme.embedding.v1 import embedding_pb2
 from mneme.errors.v1 import errors_pb2
 from mneme.recall.indexer import is_direction
-from mneme.recall.store.search import Meaning
+from mneme.recall.store.meaning import Meaning
 from mneme.runtime.errors import Error, invalid
 from mneme.runtime.peers import Peers
 

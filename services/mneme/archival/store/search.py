@@ -9,17 +9,9 @@ from typing import Any
 from pgvector import HalfVector
 
 from mneme.archival.records import Candidate, Embedded, Filter, WordStatistics
-from mneme.archival.store import conditions
+from mneme.archival.store import conditions, meaning
 from mneme.runtime import lexical
 from mneme.runtime.db import Connection
-
-# The vectors of a scope are compared one by one: exact, and never fewer results than asked for. The space is compared
-# first, as vectors of different lengths cannot be.
-_MEANING = """
-    SELECT p.id FROM archival.agent_passages p
-    WHERE p.tenant_id = %(tenant)s AND p.owner_id = ANY(%(owners)s) AND p.embedding_config = %(space)s{where}
-    ORDER BY p.embedding <=> %(vector)s, p.id LIMIT %(depth)s
-"""
 
 # The number of matches is hard to foresee, and a plan made for one match takes time in its square for a thousand:
 # LATERAL with a limit makes it one look-up a match whatever the planner expects, the grouping below one pass.
@@ -34,8 +26,6 @@ _WORDS = """
 """
 
 _NONE = "SELECT NULL::text AS id, NULL::double precision AS bm25, 0::bigint AS total WHERE false"
-
-_COSINE = "CASE WHEN p.embedding_config = %(space)s THEN 1 - (p.embedding <=> %(vector)s) END"
 
 _CANDIDATES = """
 SELECT p.id, p.created_at, p.importance, p.superseded_by, {cosine} AS cosine, c.bm25,
@@ -77,7 +67,7 @@ FROM (SELECT coalesce((SELECT revision FROM archival.scope
 """
 
 # A passage that still waits for its vector could be anything.
-_CLOSER = f"coalesce({_COSINE} >= %(kth_score)s, true)"
+_CLOSER = f"coalesce({meaning.COSINE} >= %(kth_score)s, true)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,18 +90,20 @@ async def candidates(tx: Connection, tenant: str, query: Query) -> tuple[list[Ca
     """Returns the best by meaning and the best by words, each with both scores where both can be told, unordered."""
     where, values = conditions.where(query.wanted)
     words = lexical.bm25_parameters(scopes=query.owners, text=query.text)
-    values |= {**words, "tenant": tenant, "owners": list(query.owners), "depth": query.depth}
+    values |= {**words, "tenant": tenant, "depth": query.depth}
     if query.embedded is not None:
-        values |= {"space": query.embedded.space_id, "vector": HalfVector(query.embedded.values)}
+        values |= meaning.parameters(
+            owners=query.owners, embedded=query.embedded, depth=query.depth, wanted=query.wanted
+        )
     by_meaning = query.embedded is not None
     statement = ", ".join(
         (
             f"WITH {lexical.bm25_cte('archival')}",
-            f"meaning AS MATERIALIZED ({_MEANING.format(where=where) if by_meaning else _NONE})",
+            meaning.cte(where) if by_meaning else f"meaning AS MATERIALIZED ({_NONE})",
             f"words AS MATERIALIZED ({_WORDS.format(where=where) if query.text else _NONE})",
         )
     ) + _CANDIDATES.format(
-        cosine=_COSINE if by_meaning else "NULL::double precision",
+        cosine=meaning.COSINE if by_meaning else "NULL::double precision",
         vector="p.embedding" if query.with_vectors and by_meaning else "NULL::halfvec",
         best=_BEST_POSSIBLE if by_meaning and query.text else "0",
     )

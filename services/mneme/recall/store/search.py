@@ -3,28 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from pgvector import HalfVector
-
 from mneme.recall.records import Candidate, Filter, Found
+from mneme.recall.store import meaning as nearness
 from mneme.recall.store.append import SCHEMA
+from mneme.recall.store.meaning import Meaning
 from mneme.recall.store.rows import MESSAGE_COLUMNS, condition_of, message_of
 from mneme.runtime import call, lexical
 from mneme.runtime.db import Connection
 
 DEPTH = 100
 """Candidates that each way of searching brings at least."""
-
-
-@dataclass(frozen=True, slots=True)
-class Meaning:
-    """A query as a vector."""
-
-    space_id: str
-    """Space it belongs to; messages of other spaces are not compared with it."""
-    vector: Sequence[float]
 
 
 # A fence: messages are looked up by their key for each match, whatever the planner guesses of fresh tables. The
@@ -71,11 +61,11 @@ async def by_meaning(tx: Connection, wanted: Filter, meaning: Meaning, limit: in
     condition, parameters = condition_of(wanted, call.tenant())
     cursor = await tx.execute(
         f"""
-        WITH near AS ({_near(condition)})
+        WITH {nearness.cte(condition)}
         SELECT (SELECT count(*) FROM near) AS total, k.cosine, {MESSAGE_COLUMNS}
         FROM (SELECT * FROM near ORDER BY cosine DESC, id LIMIT %(limit)s) k {_BY_KEY}
         """,  # noqa: S608
-        {**parameters, **_meaning(meaning), "limit": limit, "depth": max(DEPTH, limit)},
+        {**parameters, **nearness.parameters(meaning, depth=max(DEPTH, limit)), "limit": limit},
     )
     return _found(await cursor.fetchall())
 
@@ -89,33 +79,21 @@ async def by_both(tx: Connection, wanted: Filter, text: str, meaning: Meaning, l
             SELECT k.id, k.bm25, row_number() OVER (ORDER BY k.bm25 DESC, m.created_at DESC, m.id) AS place
             FROM (SELECT document_id AS id, bm25 FROM lexical_match) k {_BY_KEY}
             WHERE {condition}
-        ), near AS ({_near(condition)}), candidate AS (
+        ), {nearness.cte(condition)}, candidate AS (
             SELECT id, max(bm25) AS bm25, min(place) AS place, count(*) OVER () AS total
             FROM (SELECT id, bm25, place FROM word UNION ALL SELECT id, NULL, 1 FROM near) u GROUP BY id
         )
-        SELECT k.total, k.bm25, CASE WHEN m.space = %(space)s THEN 1 - (m.embedding <=> %(vector)s) END AS cosine,
+        SELECT k.total, k.bm25, {nearness.COSINE} AS cosine,
             {MESSAGE_COLUMNS}
         FROM candidate k {_BY_KEY} WHERE k.place <= %(depth)s
         """,  # noqa: S608
         {
             **parameters,
             **lexical.bm25_parameters(scopes=[wanted.agent_id], text=text),
-            **_meaning(meaning),
-            "depth": max(DEPTH, limit),
+            **nearness.parameters(meaning, depth=max(DEPTH, limit)),
         },
     )
     return _found(await cursor.fetchall())
-
-
-def _near(condition: str) -> str:
-    return f"""
-        SELECT m.id, 1 - (m.embedding <=> %(vector)s) AS cosine
-        FROM recall.messages m WHERE {condition} AND m.space = %(space)s
-        ORDER BY m.embedding <=> %(vector)s, m.id LIMIT %(depth)s"""  # noqa: S608
-
-
-def _meaning(meaning: Meaning) -> dict[str, Any]:
-    return {"space": meaning.space_id, "vector": HalfVector(list(meaning.vector))}
 
 
 def _found(rows: Sequence[Mapping[str, Any]]) -> Found:
