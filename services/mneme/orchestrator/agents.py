@@ -26,6 +26,7 @@ class AgentMethods(Base):
         agent_id, operation_id = ids.new("agent"), ids.new("operation")
 
         async def run() -> pb.CreateAgentResponse:
+            await self._refuse_forgotten(tx, user_id)
             agent = await store.insert_agent(
                 tx, tenant, agent_id=agent_id, user_id=user_id, definition=definition, operation_id=operation_id
             )
@@ -91,6 +92,7 @@ class AgentMethods(Base):
             changed = convert.merged(agent.definition, request.agent, request.update_mask, has_mask=has_mask)
             definition = convert.definition(changed)
             user_id = call.acting_user(changed.user_id)
+            await self._refuse_forgotten(tx, user_id)
             updated = await store.update_agent(tx, tenant, agent.agent_id, user_id=user_id, definition=definition)
             return pb.UpdateAgentResponse(agent=convert.wire_agent(updated))
 

@@ -13,7 +13,7 @@ from mneme.orchestrator.operations import Operations
 from mneme.orchestrator.records import Accepted, Agent, Conversation, Incoming
 from mneme.orchestrator.relay.watch import Watcher
 from mneme.orchestrator.store import agents as agent_store
-from mneme.orchestrator.store import mailbox
+from mneme.orchestrator.store import mailbox, purge
 from mneme.orchestrator.v1 import orchestrator_pb2 as pb
 from mneme.orchestrator.worker import Worker
 from mneme.runtime import call
@@ -75,6 +75,19 @@ class Base:
         if agent is None:
             raise not_found(agent_id)
         return agent
+
+    async def _refuse_forgotten(self, tx: Connection, user_id: str) -> None:
+        """Refuses what would keep something of a user who was forgotten.
+
+        Raises:
+            Error: DELETED.
+        """
+        if user_id and await purge.is_buried(tx, call.tenant(), "user", user_id):
+            raise Error(
+                errors_pb2.REASON_DELETED,
+                "user_id: the user was forgotten; a returning person needs a new id",
+                metadata={"resource": user_id},
+            )
 
     async def _conversation(self, tx: Connection, conversation_id: str) -> Conversation:
         """The conversation, as far as the caller may see it.

@@ -34,12 +34,14 @@ class ConversationMethods(Base):
                     f"{agent.agent_id} is being deleted",
                     metadata={"resource": agent.agent_id},
                 )
+            served = user_id or agent.user_id
+            await self._refuse_forgotten(tx, served)
             made = await store.insert_conversation(
                 tx,
                 tenant,
                 conversation_id=ids.new("conversation"),
                 agent_id=agent.agent_id,
-                user_id=user_id or agent.user_id,
+                user_id=served,
                 display_name=request.display_name,
                 metadata=metadata,
             )

@@ -48,6 +48,13 @@ def definition(agent: pb.Agent) -> bytes:
     return kept.SerializeToString(deterministic=True)
 
 
+def without_user(stored: bytes) -> bytes:
+    """The stored agent, of no user any more."""
+    agent = pb.Agent.FromString(stored)
+    agent.ClearField("user_id")
+    return agent.SerializeToString(deterministic=True)
+
+
 def merged(stored: bytes, changes: pb.Agent, mask: FieldMask, *, has_mask: bool) -> pb.Agent:
     """The stored agent with the changes that the mask names; without a mask, with the fields that are set.
 

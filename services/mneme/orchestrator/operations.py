@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from datetime import timedelta
-from types import MappingProxyType
-from typing import Any
 
 import structlog
 
@@ -22,30 +20,21 @@ from mneme.common.v1 import common_pb2
 from mneme.core_memory.v1 import core_memory_pb2
 from mneme.orchestrator import events
 from mneme.orchestrator.patience import is_transient, typed
-from mneme.orchestrator.records import Operation, OperationStep
+from mneme.orchestrator.records import Counts, Operation, OperationStep
+from mneme.orchestrator.removal import SERVICES, Removal, kind_of
 from mneme.orchestrator.store import agents as agent_store
 from mneme.orchestrator.store import operations as store
+from mneme.orchestrator.store import purge
 from mneme.orchestrator.v1 import orchestrator_pb2 as pb
-from mneme.recall.v1 import recall_pb2
 from mneme.runtime import call, ids
 from mneme.runtime.call import Call, Principal
 from mneme.runtime.db import Database
 from mneme.runtime.errors import Error
 from mneme.runtime.peers import Peers
-from mneme.semantic_cache.v1 import semantic_cache_pb2
 from mneme.settings import OrchestratorSettings
 
 _BATCH = 8
 _RETRY_SECONDS = (0.5, 30.0)
-_PURGE_REQUESTS: Mapping[str, Any] = MappingProxyType(
-    {
-        "core_memory": core_memory_pb2.PurgeDataRequest,
-        "recall": recall_pb2.PurgeDataRequest,
-        "archival": archival_pb2.PurgeDataRequest,
-        "semantic_cache": semantic_cache_pb2.PurgeDataRequest,
-    }
-)
-"""Services that keep data of agents, in the order in which it is removed."""
 
 DEFAULT_BLOCKS = (
     pb.BlockSpec(
@@ -63,7 +52,6 @@ DEFAULT_BLOCKS = (
 
 log = structlog.stdlib.get_logger("mneme.orchestrator.operations")
 
-Counts = tuple[tuple[str, int, int], ...]
 Step = Callable[[], Awaitable[Counts]]
 
 
@@ -73,6 +61,7 @@ class Operations:
     def __init__(self, database: Database, peers: Peers, settings: OrchestratorSettings) -> None:
         self._database = database
         self._peers = peers
+        self._removal = Removal(database, peers)
         self._hold = timedelta(seconds=settings.operation_hold)
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -156,11 +145,11 @@ class Operations:
     async def _take_back(self, tenant: str, operation: Operation) -> None:
         """Removes what a failed creation has made; the agent was never ready, so nobody has used it."""
         try:
-            await typed(lambda: self._purge_at("core_memory", operation))
+            await typed(lambda: self._removal.purge_at("core_memory", operation, "agent", operation.subject))
         except Error as error:
             log.warning("operation_not_taken_back", operation_id=operation.operation_id, reason=error.reason_name)
         async with self._database.tenant(tenant) as tx:
-            await store.purge(tx, tenant, "agent", operation.subject)
+            await purge.purge(tx, tenant, "agent", operation.subject)
 
     def _step(self, tenant: str, operation: Operation, name: str) -> Step:
         """What a step does, by its name: `action` or `action:subject`."""
@@ -170,10 +159,11 @@ class Operations:
             "attach_block": lambda: self._attach_block(operation, name, subject),
             "attach_knowledge_base": lambda: self._attach_knowledge_base(operation, name, subject),
             "ready": lambda: self._make_ready(tenant, operation),
-            "delete_blocks": lambda: self._delete_blocks(operation),
-            "purge": lambda: self._purge_at(subject, operation),
-            "purge_here": lambda: self._purge_here(tenant, operation),
-            "forget_answers": lambda: self._forget_answers(subject),
+            "delete_blocks": lambda: self._removal.delete_blocks(operation, operation.subject),
+            "purge": lambda: self._removal.purge_at(subject, operation, kind_of(operation), operation.subject),
+            "purge_here": lambda: self._removal.purge_here(tenant, operation, kind_of(operation), operation.subject),
+            "forget_agents": lambda: self._removal.forget_agents(tenant, operation),
+            "forget_answers": lambda: self._removal.forget_answers(subject),
         }
         return actions[action]
 
@@ -227,61 +217,6 @@ class Operations:
             )
         return ()
 
-    async def _delete_blocks(self, operation: Operation) -> Counts:
-        """Deletes the agent's blocks that no other agent sees."""
-        stub, token = self._peers.core_memory, ""
-        removed = 0
-        while True:
-            page = await stub.ListBlocks(
-                core_memory_pb2.ListBlocksRequest(agent_id=operation.subject, page_token=token)
-            )
-            for block in page.blocks:
-                ref = core_memory_pb2.BlockRef(block_id=block.block_id)
-                found = await stub.GetBlock(core_memory_pb2.GetBlockRequest(ref=ref))
-                others = {attachment.agent_id for attachment in found.attachments} != {operation.subject}
-                # Where not all are shown, the rest may be others.
-                if others or found.attachment_count > len(found.attachments):
-                    continue
-                await stub.DeleteBlock(
-                    core_memory_pb2.DeleteBlockRequest(
-                        request_id=ids.derived_uuid(operation.operation_id, "delete", block.block_id),
-                        block_id=block.block_id,
-                    )
-                )
-                removed += 1
-            token = page.next_page_token
-            if not token:
-                return (("core_memory.block", removed, 0),)
-
-    async def _purge_at(self, service: str, operation: Operation) -> Counts:
-        subject = common_pb2.PurgeSubject()
-        setattr(subject, f"{kind_of(operation)}_id", operation.subject)
-        request = _PURGE_REQUESTS[service](
-            request_id=ids.derived_uuid(operation.operation_id, "purge", service),
-            subject=subject,
-            operation_id=operation.operation_id,
-        )
-        response = await getattr(self._peers, service).PurgeData(request)
-        return tuple((count.store, count.removed, count.remaining) for count in response.counts)
-
-    async def _forget_answers(self, scope: str) -> Counts:
-        """Drops cached answers that a deleted conversation may have shaped."""
-        agent_id, _, user_id = scope.partition("/")
-        target = semantic_cache_pb2.CacheScope(agent_id=agent_id, user_id=user_id)
-        response = await self._peers.semantic_cache.Invalidate(semantic_cache_pb2.InvalidateRequest(scope=target))
-        return (("semantic_cache.entries", response.removed_count, 0),)
-
-    async def _purge_here(self, tenant: str, operation: Operation) -> Counts:
-        kind = kind_of(operation)
-        async with self._database.tenant(tenant) as tx:
-            await store.bury(tx, tenant, kind, operation.subject, operation.operation_id)
-            return tuple(await store.purge(tx, tenant, kind, operation.subject))
-
-
-def kind_of(operation: Operation) -> str:
-    """What a deletion concerns: `agent` or `conversation`."""
-    return "conversation" if operation.kind == pb.OPERATION_KIND_DELETE_CONVERSATION else "agent"
-
 
 def blocks_of(request: pb.CreateAgentRequest) -> Sequence[pb.BlockSpec]:
     """Blocks to make for a new agent."""
@@ -304,7 +239,7 @@ def agent_deletion_steps(*, delete_blocks: bool) -> tuple[OperationStep, ...]:
     names = [
         "purge_here:first",
         *(["delete_blocks"] if delete_blocks else []),
-        *(f"purge:{service}" for service in _PURGE_REQUESTS),
+        *(f"purge:{service}" for service in SERVICES),
         "purge_here:recount",
     ]
     return tuple(OperationStep(name) for name in names)
@@ -313,4 +248,15 @@ def agent_deletion_steps(*, delete_blocks: bool) -> tuple[OperationStep, ...]:
 def conversation_deletion_steps(agent_id: str, user_id: str) -> tuple[OperationStep, ...]:
     """Steps that remove a conversation."""
     names = ("purge_here:first", "purge:recall", f"forget_answers:{agent_id}/{user_id}", "purge_here:recount")
+    return tuple(OperationStep(name) for name in names)
+
+
+def user_forgetting_steps() -> tuple[OperationStep, ...]:
+    """Steps that remove a user: here first, so that no run goes on; the user's own agents; here again as a recount."""
+    names = (
+        "purge_here:first",
+        *(f"purge:{service}" for service in SERVICES),
+        "forget_agents",
+        "purge_here:recount",
+    )
     return tuple(OperationStep(name) for name in names)

@@ -293,6 +293,10 @@ class Timer:
     create_time: datetime
 
 
+Counts = tuple[tuple[str, int, int], ...]
+"""What a removal did: store, removed, remaining."""
+
+
 @dataclass(frozen=True, slots=True)
 class OperationStep:
     """One step of an operation."""
@@ -300,8 +304,7 @@ class OperationStep:
     name: str
     done: bool = False
     attempts: int = 0
-    counts: tuple[tuple[str, int, int], ...] = ()
-    """Of a purge: store, removed, remaining."""
+    counts: Counts = ()
 
 
 @dataclass(frozen=True, slots=True)

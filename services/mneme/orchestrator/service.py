@@ -22,6 +22,7 @@ from mneme.orchestrator.runs import RunMethods
 from mneme.orchestrator.schedules import ScheduleMethods
 from mneme.orchestrator.store.tables import SCHEMA
 from mneme.orchestrator.timers import Timers
+from mneme.orchestrator.users import UserMethods
 from mneme.orchestrator.v1 import orchestrator_pb2 as pb
 from mneme.orchestrator.v1 import orchestrator_pb2_grpc as pb_grpc
 from mneme.orchestrator.waiting import WaitingMethods
@@ -94,7 +95,13 @@ class Orchestrator:
 
 
 class AgentServicer(
-    AgentMethods, ConversationMethods, RunMethods, WaitingMethods, ScheduleMethods, pb_grpc.AgentServiceServicer
+    AgentMethods,
+    ConversationMethods,
+    RunMethods,
+    ScheduleMethods,
+    UserMethods,
+    WaitingMethods,
+    pb_grpc.AgentServiceServicer,
 ):
     """All methods of the contract; those of later versions answer NOT_IMPLEMENTED."""
 
@@ -116,10 +123,6 @@ class AgentServicer(
     async def ReplayStep(self, request: pb.ReplayStepRequest, context: Context) -> pb.ReplayStepResponse:
         """Is not built yet."""
         raise not_implemented("ReplayStep")
-
-    async def ForgetUser(self, request: pb.ForgetUserRequest, context: Context) -> pb.ForgetUserResponse:
-        """Is not built yet."""
-        raise not_implemented("ForgetUser")
 
     def ExportUser(
         self, request: pb.ExportUserRequest, context: Context

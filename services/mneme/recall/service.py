@@ -31,7 +31,6 @@ _PAGE_SIZE = 50
 _PAGE_SIZE_MAX = 500
 _LIMIT = 10
 _LIMIT_MAX = 200
-_BARRIER_POLL_SECONDS = 0.02
 
 R = TypeVar("R", bound=WireMessage)
 Context = grpc.aio.ServicerContext[WireMessage, WireMessage]
@@ -210,7 +209,7 @@ class RecallServicer(recall_pb2_grpc.RecallServiceServicer):
         subject = _subject(request)
         async with self._database.tenant(call.tenant()) as tx:
             await purge.bury(tx, subject, request.operation_id)
-        await self._wait_for_writers()
+        await self._database.settled()
 
         async def run(tx: Connection) -> pb.PurgeDataResponse:
             response = pb.PurgeDataResponse()
@@ -219,15 +218,6 @@ class RecallServicer(recall_pb2_grpc.RecallServiceServicer):
             return response
 
         return await self._once(request, pb.PurgeDataResponse, run)
-
-    async def _wait_for_writers(self) -> None:
-        async with self._database.work() as tx:
-            horizon = await purge.horizon(tx)
-        while True:
-            async with self._database.work() as tx:
-                if await purge.oldest_running(tx) >= horizon:
-                    return
-            await asyncio.sleep(_BARRIER_POLL_SECONDS)
 
     async def _once(
         self,

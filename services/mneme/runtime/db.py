@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from typing import Any
+from typing import Any, LiteralString
 
 import psycopg
 import structlog
@@ -31,6 +31,7 @@ ConnectionInfo = Callable[[], Awaitable[str]]
 
 _BEGIN_ATTEMPTS = 3
 _LISTEN_BACKOFF_SECONDS = (0.1, 0.5, 1.0, 2.0, 5.0)
+_SETTLED_POLL_SECONDS = 0.02
 _READ_ONLY = "25006"
 _DISK_FULL = "53100"
 _QUERY_CANCELED = "57014"
@@ -122,6 +123,23 @@ class Database:
         """Returns when the database answers; raises STORE_UNAVAILABLE otherwise."""
         async with self.work() as tx:
             await tx.execute("SELECT 1")
+
+    async def settled(self) -> None:
+        """Returns when every writing transaction has ended that may not see what was committed before this call.
+
+        A deletion commits its tombstone and waits here: then no write that missed the tombstone can come after it.
+        """
+        horizon = await self._snapshot("pg_snapshot_xmax")
+        while await self._snapshot("pg_snapshot_xmin") < horizon:  # noqa: ASYNC110
+            await asyncio.sleep(_SETTLED_POLL_SECONDS)
+
+    async def _snapshot(self, bound: LiteralString) -> int:
+        """A transaction number: all from xmax on had not begun yet, all below xmin have ended."""
+        async with self.work() as tx:
+            cursor = await tx.execute(f"SELECT {bound}(pg_current_snapshot())::text::bigint AS number")
+            row = await cursor.fetchone()
+        assert row is not None
+        return int(row["number"])
 
     async def listen(self, channel: str) -> AsyncGenerator[str]:
         """Yields the payload of each notification, on a connection of its own that reconnects for ever.

@@ -152,7 +152,6 @@ async def test_metadata_has_a_limit(scripted_suite: Suite) -> None:
 async def test_what_is_not_built_yet_says_so(talk: Talk) -> None:
     agents = talk.agents
     later: list[Any] = [
-        agents.ForgetUser(pb.ForgetUserRequest(request_id=request_id(), user_id="ann")),
         agents.ReplayStep(pb.ReplayStepRequest(step_id="step-" + "0" * 32)),
         agents.ExportAgent(pb.ExportAgentRequest(agent_id=talk.agent_id)).read(),
         agents.ExportUser(pb.ExportUserRequest(user_id="ann")).read(),

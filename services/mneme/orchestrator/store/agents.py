@@ -43,6 +43,11 @@ WHERE tenant_id = %(tenant)s AND agent_id = %(agent_id)s
 RETURNING *
 """
 
+_SERVES_OTHERS = """
+SELECT FROM orchestrator.conversation
+WHERE tenant_id = %(tenant)s AND agent_id = %(agent_id)s AND user_id NOT IN ('', %(user_id)s) LIMIT 1
+"""
+
 _INSERT_CONVERSATION = """
 WITH made AS (
     INSERT INTO orchestrator.conversation (tenant_id, conversation_id, agent_id, user_id, display_name, metadata_)
@@ -138,6 +143,12 @@ async def set_agent_state(
     parameters = {"tenant": tenant, "agent_id": agent_id, "state": state, "operation_id": operation_id}
     row = await (await tx.execute(_SET_STATE, parameters)).fetchone()
     return agent_of(row) if row else None
+
+
+async def serves_others(tx: Connection, tenant: str, agent: Agent) -> bool:
+    """Whether a user's agent has conversations with other users too."""
+    parameters = {"tenant": tenant, "agent_id": agent.agent_id, "user_id": agent.user_id}
+    return (await tx.execute(_SERVES_OTHERS, parameters)).rowcount > 0
 
 
 async def insert_conversation(

@@ -37,6 +37,7 @@ ORDER BY operation_id DESC LIMIT %(limit)s
 _RECORD = """
 UPDATE orchestrator.operation
 SET steps = %(steps)s, state = %(state)s, failure = %(failure)s,
+    input = CASE WHEN %(state)s = %(running)s THEN input ELSE '' END,
     end_time = CASE WHEN %(state)s = %(running)s THEN NULL ELSE now() END
 WHERE tenant_id = %(tenant)s AND operation_id = %(operation_id)s
 RETURNING *
@@ -55,26 +56,6 @@ FROM (SELECT operation_id FROM orchestrator.operation_head WHERE due <= now()
       ORDER BY due LIMIT %(limit)s FOR UPDATE SKIP LOCKED) AS open
 WHERE h.operation_id = open.operation_id
 RETURNING h.operation_id, h.tenant_id
-"""
-
-# In the order of the list: what refers to something goes before it.
-_PURGED = (
-    "run_event",
-    "call_result",
-    "step",
-    "dead_letter",
-    "event",
-    "run",
-    "timer",
-    "user_activity",
-    "conversation",
-    "agent",
-)
-
-_BURY = """
-INSERT INTO orchestrator.tombstone (tenant_id, kind, subject_id, operation_id)
-VALUES (%(tenant)s, %(kind)s, %(subject)s, %(operation_id)s)
-ON CONFLICT (tenant_id, kind, subject_id) DO NOTHING
 """
 
 
@@ -133,7 +114,7 @@ async def record(
     state: pb.OperationState.ValueType,
     failure: bytes | None = None,
 ) -> Operation:
-    """Notes how far an operation is; one that has ended is worked on no more."""
+    """Notes how far an operation is; one that has ended is worked on no more, and keeps no request."""
     parameters: dict[str, Any] = {
         "tenant": tenant,
         "operation_id": operation_id,
@@ -158,42 +139,6 @@ async def claim(tx: Connection, *, limit: int, hold: timedelta) -> list[OpenOper
     """Takes operations whose time has come; until `hold` is over they belong to this process alone."""
     rows = await (await tx.execute(_CLAIM, {"limit": limit, "hold": hold})).fetchall()
     return [OpenOperation(row["operation_id"], row["tenant_id"]) for row in rows]
-
-
-async def bury(tx: Connection, tenant: str, kind: str, subject: str, operation_id: str) -> None:
-    """Writes the tombstone that refuses late writes."""
-    parameters = {"tenant": tenant, "kind": kind, "subject": subject, "operation_id": operation_id}
-    await tx.execute(_BURY, parameters)
-
-
-async def purge(tx: Connection, tenant: str, kind: str, subject: str) -> list[tuple[str, int, int]]:
-    """Removes everything of an agent or conversation; returns (table, removed, remaining) by a recount.
-
-    The leases go first: a run that still goes on loses its fence, so it can write nothing after this.
-    """
-    parameters = {"tenant": tenant, "subject": subject}
-    column = f"{kind}_id"
-    conversations = (
-        f"SELECT conversation_id FROM orchestrator.conversation WHERE tenant_id = %(tenant)s AND {column} = %(subject)s"  # noqa: S608
-    )
-    for table in ("conversation_lease", "mailbox", "timer_head"):
-        await tx.execute(
-            f"DELETE FROM orchestrator.{table} WHERE tenant_id = %(tenant)s AND conversation_id IN ({conversations})",  # noqa: S608
-            parameters,
-        )
-    counts = []
-    for table in _PURGED:
-        if table in ("user_activity", "agent") and kind != "agent":
-            continue
-        where = f"tenant_id = %(tenant)s AND {column} = %(subject)s"
-        if table in ("run_event", "call_result"):
-            where = f"tenant_id = %(tenant)s AND run_id IN (SELECT run_id FROM orchestrator.run WHERE {where})"  # noqa: S608
-        removed = await tx.execute(f"DELETE FROM orchestrator.{table} WHERE {where}", parameters)  # noqa: S608
-        left = await (
-            await tx.execute(f"SELECT count(*) AS left FROM orchestrator.{table} WHERE {where}", parameters)  # noqa: S608
-        ).fetchone()
-        counts.append((f"orchestrator.{table}", removed.rowcount, left["left"] if left else 0))
-    return counts
 
 
 def _steps(steps: Sequence[OperationStep]) -> Jsonb:

@@ -341,7 +341,7 @@ tombstone = Table(
     "tombstone",
     metadata,
     _key("tenant_id"),
-    Column("kind", Text, nullable=False, comment="agent or conversation"),
+    Column("kind", Text, nullable=False, comment="agent, conversation or user"),
     _key("subject_id"),
     _text("operation_id"),
     _moment("create_time"),

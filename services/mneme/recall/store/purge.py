@@ -31,22 +31,6 @@ async def bury(tx: Connection, subject: Subject, operation_id: str) -> None:
     )
 
 
-async def horizon(tx: Connection) -> int:
-    """Returns the number below which every transaction that may still miss a committed tombstone lies."""
-    return await _number(tx, "SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint AS number")
-
-
-async def oldest_running(tx: Connection) -> int:
-    """Returns the number of the oldest writing transaction that still runs."""
-    return await _number(tx, "SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint AS number")
-
-
-async def _number(tx: Connection, statement: str) -> int:
-    row = await (await tx.execute(statement)).fetchone()
-    assert row is not None
-    return int(row["number"])
-
-
 @dataclass(frozen=True, slots=True)
 class _Scope:
     """What a purge covers."""

@@ -494,7 +494,7 @@ def create_tombstone() -> None:
     op.create_table(
         "tombstone",
         sa.Column("tenant_id", sa.Text, nullable=False),
-        sa.Column("kind", sa.Text, nullable=False, comment="agent or conversation"),
+        sa.Column("kind", sa.Text, nullable=False, comment="agent, conversation or user"),
         sa.Column("subject_id", sa.Text, nullable=False),
         sa.Column("operation_id", sa.Text, server_default=sa.text("''"), nullable=False),
         sa.Column("create_time", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
