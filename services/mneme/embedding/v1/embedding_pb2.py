@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from mneme.common.v1 import options_pb2 as mneme_dot_common_dot_v1_dot_options__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"mneme/embedding/v1/embedding.proto\x12\x12mneme.embedding.v1\x1a\x1dmneme/common/v1/options.proto\"\xde\x01\n\x0c\x45mbedRequest\x12 \n\x05texts\x18\x01 \x03(\tB\x11\xca\xf0\x19\r\x08\x01\x10\x01 \x80\x80\x10(\x80\x02X\x01\x12\x31\n\ninput_type\x18\x02 \x01(\x0e\x32\x1d.mneme.embedding.v1.InputType\x12.\n\x08priority\x18\x03 \x01(\x0e\x32\x1c.mneme.embedding.v1.Priority\x12.\n\x08overflow\x18\x04 \x01(\x0e\x32\x1c.mneme.embedding.v1.Overflow\x12\x19\n\x08space_id\x18\x05 \x01(\tB\x07\xca\xf0\x19\x03\x18\xc8\x01\">\n\tEmbedding\x12\x0e\n\x06values\x18\x01 \x03(\x02\x12\x11\n\ttruncated\x18\x02 \x01(\x08\x12\x0e\n\x06\x63\x61\x63hed\x18\x03 \x01(\x08\"i\n\rEmbedResponse\x12\x31\n\nembeddings\x18\x01 \x03(\x0b\x32\x1d.mneme.embedding.v1.Embedding\x12\x10\n\x08space_id\x18\x02 \x01(\t\x12\x13\n\x0btoken_count\x18\x03 \x01(\x03\"\x11\n\x0fGetSpaceRequest\"\xb8\x01\n\x05Space\x12\x10\n\x08space_id\x18\x01 \x01(\t\x12\x10\n\x08provider\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x12\n\ndimensions\x18\x04 \x01(\x05\x12\x18\n\x10max_input_tokens\x18\x05 \x01(\x05\x12\x12\n\ncalibrated\x18\x06 \x01(\x08\x12\x19\n\x11related_threshold\x18\x07 \x01(\x02\x12\x1f\n\x17same_question_threshold\x18\x08 \x01(\x02\"<\n\x10GetSpaceResponse\x12(\n\x05space\x18\x01 \x01(\x0b\x32\x19.mneme.embedding.v1.Space*V\n\tInputType\x12\x1a\n\x16INPUT_TYPE_UNSPECIFIED\x10\x00\x12\x17\n\x13INPUT_TYPE_DOCUMENT\x10\x01\x12\x14\n\x10INPUT_TYPE_QUERY\x10\x02*Q\n\x08Priority\x12\x18\n\x14PRIORITY_UNSPECIFIED\x10\x00\x12\x18\n\x14PRIORITY_INTERACTIVE\x10\x01\x12\x11\n\rPRIORITY_BULK\x10\x02*P\n\x08Overflow\x12\x18\n\x14OVERFLOW_UNSPECIFIED\x10\x00\x12\x13\n\x0fOVERFLOW_REFUSE\x10\x01\x12\x15\n\x11OVERFLOW_TRUNCATE\x10\x02\x32\xa9\x02\n\x10\x45mbeddingService\x12\x84\x01\n\x05\x45mbed\x12 .mneme.embedding.v1.EmbedRequest\x1a!.mneme.embedding.v1.EmbedResponse\"6\xd2\xf0\x19\x32\x08\x01\x12\x0corchestrator\x12\x06recall\x12\x08\x61rchival\x12\x0esemantic_cache\x12\x8d\x01\n\x08GetSpace\x12#.mneme.embedding.v1.GetSpaceRequest\x1a$.mneme.embedding.v1.GetSpaceResponse\"6\xd2\xf0\x19\x32\x08\x01\x12\x0corchestrator\x12\x06recall\x12\x08\x61rchival\x12\x0esemantic_cacheb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"mneme/embedding/v1/embedding.proto\x12\x12mneme.embedding.v1\x1a\x1dmneme/common/v1/options.proto\"\xde\x01\n\x0c\x45mbedRequest\x12 \n\x05texts\x18\x01 \x03(\tB\x11\xca\xf0\x19\r\x08\x01\x10\x01 \x80\x80\x10(\x80\x02X\x01\x12\x31\n\ninput_type\x18\x02 \x01(\x0e\x32\x1d.mneme.embedding.v1.InputType\x12.\n\x08priority\x18\x03 \x01(\x0e\x32\x1c.mneme.embedding.v1.Priority\x12.\n\x08overflow\x18\x04 \x01(\x0e\x32\x1c.mneme.embedding.v1.Overflow\x12\x19\n\x08space_id\x18\x05 \x01(\tB\x07\xca\xf0\x19\x03\x18\xc8\x01\">\n\tEmbedding\x12\x0e\n\x06values\x18\x01 \x03(\x02\x12\x11\n\ttruncated\x18\x02 \x01(\x08\x12\x0e\n\x06\x63\x61\x63hed\x18\x03 \x01(\x08\"i\n\rEmbedResponse\x12\x31\n\nembeddings\x18\x01 \x03(\x0b\x32\x1d.mneme.embedding.v1.Embedding\x12\x10\n\x08space_id\x18\x02 \x01(\t\x12\x13\n\x0btoken_count\x18\x03 \x01(\x03\"\x11\n\x0fGetSpaceRequest\"\xb8\x01\n\x05Space\x12\x10\n\x08space_id\x18\x01 \x01(\t\x12\x10\n\x08provider\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x12\n\ndimensions\x18\x04 \x01(\x05\x12\x18\n\x10max_input_tokens\x18\x05 \x01(\x05\x12\x12\n\ncalibrated\x18\x06 \x01(\x08\x12\x19\n\x11related_threshold\x18\x07 \x01(\x02\x12\x1f\n\x17same_question_threshold\x18\x08 \x01(\x02\"e\n\x10GetSpaceResponse\x12(\n\x05space\x18\x01 \x01(\x0b\x32\x19.mneme.embedding.v1.Space\x12\'\n\x04next\x18\x02 \x01(\x0b\x32\x19.mneme.embedding.v1.Space\"1\n\x12SwitchSpaceRequest\x12\x1b\n\x08space_id\x18\x01 \x01(\tB\t\xca\xf0\x19\x05\x08\x01\x18\xc8\x01\"h\n\x13SwitchSpaceResponse\x12(\n\x05space\x18\x01 \x01(\x0b\x32\x19.mneme.embedding.v1.Space\x12\'\n\x04next\x18\x02 \x01(\x0b\x32\x19.mneme.embedding.v1.Space*V\n\tInputType\x12\x1a\n\x16INPUT_TYPE_UNSPECIFIED\x10\x00\x12\x17\n\x13INPUT_TYPE_DOCUMENT\x10\x01\x12\x14\n\x10INPUT_TYPE_QUERY\x10\x02*Q\n\x08Priority\x12\x18\n\x14PRIORITY_UNSPECIFIED\x10\x00\x12\x18\n\x14PRIORITY_INTERACTIVE\x10\x01\x12\x11\n\rPRIORITY_BULK\x10\x02*P\n\x08Overflow\x12\x18\n\x14OVERFLOW_UNSPECIFIED\x10\x00\x12\x13\n\x0fOVERFLOW_REFUSE\x10\x01\x12\x15\n\x11OVERFLOW_TRUNCATE\x10\x02\x32\xb0\x03\n\x10\x45mbeddingService\x12\x84\x01\n\x05\x45mbed\x12 .mneme.embedding.v1.EmbedRequest\x1a!.mneme.embedding.v1.EmbedResponse\"6\xd2\xf0\x19\x32\x08\x01\x12\x0corchestrator\x12\x06recall\x12\x08\x61rchival\x12\x0esemantic_cache\x12\x8d\x01\n\x08GetSpace\x12#.mneme.embedding.v1.GetSpaceRequest\x1a$.mneme.embedding.v1.GetSpaceResponse\"6\xd2\xf0\x19\x32\x08\x01\x12\x0corchestrator\x12\x06recall\x12\x08\x61rchival\x12\x0esemantic_cache\x12\x84\x01\n\x0bSwitchSpace\x12&.mneme.embedding.v1.SwitchSpaceRequest\x1a\'.mneme.embedding.v1.SwitchSpaceResponse\"$\xd2\xf0\x19 \x12\x0corchestrator\x12\x06recall\x12\x08\x61rchivalb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,16 +36,20 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EMBEDREQUEST'].fields_by_name['texts']._serialized_options = b'\312\360\031\r\010\001\020\001 \200\200\020(\200\002X\001'
   _globals['_EMBEDREQUEST'].fields_by_name['space_id']._loaded_options = None
   _globals['_EMBEDREQUEST'].fields_by_name['space_id']._serialized_options = b'\312\360\031\003\030\310\001'
+  _globals['_SWITCHSPACEREQUEST'].fields_by_name['space_id']._loaded_options = None
+  _globals['_SWITCHSPACEREQUEST'].fields_by_name['space_id']._serialized_options = b'\312\360\031\005\010\001\030\310\001'
   _globals['_EMBEDDINGSERVICE'].methods_by_name['Embed']._loaded_options = None
   _globals['_EMBEDDINGSERVICE'].methods_by_name['Embed']._serialized_options = b'\322\360\0312\010\001\022\014orchestrator\022\006recall\022\010archival\022\016semantic_cache'
   _globals['_EMBEDDINGSERVICE'].methods_by_name['GetSpace']._loaded_options = None
   _globals['_EMBEDDINGSERVICE'].methods_by_name['GetSpace']._serialized_options = b'\322\360\0312\010\001\022\014orchestrator\022\006recall\022\010archival\022\016semantic_cache'
-  _globals['_INPUTTYPE']._serialized_start=753
-  _globals['_INPUTTYPE']._serialized_end=839
-  _globals['_PRIORITY']._serialized_start=841
-  _globals['_PRIORITY']._serialized_end=922
-  _globals['_OVERFLOW']._serialized_start=924
-  _globals['_OVERFLOW']._serialized_end=1004
+  _globals['_EMBEDDINGSERVICE'].methods_by_name['SwitchSpace']._loaded_options = None
+  _globals['_EMBEDDINGSERVICE'].methods_by_name['SwitchSpace']._serialized_options = b'\322\360\031 \022\014orchestrator\022\006recall\022\010archival'
+  _globals['_INPUTTYPE']._serialized_start=951
+  _globals['_INPUTTYPE']._serialized_end=1037
+  _globals['_PRIORITY']._serialized_start=1039
+  _globals['_PRIORITY']._serialized_end=1120
+  _globals['_OVERFLOW']._serialized_start=1122
+  _globals['_OVERFLOW']._serialized_end=1202
   _globals['_EMBEDREQUEST']._serialized_start=90
   _globals['_EMBEDREQUEST']._serialized_end=312
   _globals['_EMBEDDING']._serialized_start=314
@@ -57,7 +61,11 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SPACE']._serialized_start=505
   _globals['_SPACE']._serialized_end=689
   _globals['_GETSPACERESPONSE']._serialized_start=691
-  _globals['_GETSPACERESPONSE']._serialized_end=751
-  _globals['_EMBEDDINGSERVICE']._serialized_start=1007
-  _globals['_EMBEDDINGSERVICE']._serialized_end=1304
+  _globals['_GETSPACERESPONSE']._serialized_end=792
+  _globals['_SWITCHSPACEREQUEST']._serialized_start=794
+  _globals['_SWITCHSPACEREQUEST']._serialized_end=843
+  _globals['_SWITCHSPACERESPONSE']._serialized_start=845
+  _globals['_SWITCHSPACERESPONSE']._serialized_end=949
+  _globals['_EMBEDDINGSERVICE']._serialized_start=1205
+  _globals['_EMBEDDINGSERVICE']._serialized_end=1637
 # @@protoc_insertion_point(module_scope)

@@ -45,6 +45,11 @@ class EmbeddingServiceStub:
                 request_serializer=mneme_dot_embedding_dot_v1_dot_embedding__pb2.GetSpaceRequest.SerializeToString,
                 response_deserializer=mneme_dot_embedding_dot_v1_dot_embedding__pb2.GetSpaceResponse.FromString,
                 _registered_method=True)
+        self.SwitchSpace = channel.unary_unary(
+                '/mneme.embedding.v1.EmbeddingService/SwitchSpace',
+                request_serializer=mneme_dot_embedding_dot_v1_dot_embedding__pb2.SwitchSpaceRequest.SerializeToString,
+                response_deserializer=mneme_dot_embedding_dot_v1_dot_embedding__pb2.SwitchSpaceResponse.FromString,
+                _registered_method=True)
 
 
 class EmbeddingServiceServicer:
@@ -59,7 +64,17 @@ class EmbeddingServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetSpace(self, request, context):
-        """Returns the active space: provider, model, dimensions.
+        """Returns the active space: provider, model, dimensions; and the next one where the deployment has one.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SwitchSpace(self, request, context):
+        """Makes the next space the active one, for the whole deployment and for good, and the active one the next, so that a
+        switch can be taken back while both are configured. To switch to the active space changes nothing. Other processes
+        follow within seconds (`embedding.space_poll`); until then their answers name the earlier space. Refused with
+        SPACE_MISMATCH while a running process does not have the space in its settings.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -77,6 +92,11 @@ def add_EmbeddingServiceServicer_to_server(servicer, server):
                     servicer.GetSpace,
                     request_deserializer=mneme_dot_embedding_dot_v1_dot_embedding__pb2.GetSpaceRequest.FromString,
                     response_serializer=mneme_dot_embedding_dot_v1_dot_embedding__pb2.GetSpaceResponse.SerializeToString,
+            ),
+            'SwitchSpace': grpc.unary_unary_rpc_method_handler(
+                    servicer.SwitchSpace,
+                    request_deserializer=mneme_dot_embedding_dot_v1_dot_embedding__pb2.SwitchSpaceRequest.FromString,
+                    response_serializer=mneme_dot_embedding_dot_v1_dot_embedding__pb2.SwitchSpaceResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -134,6 +154,33 @@ class EmbeddingService:
             '/mneme.embedding.v1.EmbeddingService/GetSpace',
             mneme_dot_embedding_dot_v1_dot_embedding__pb2.GetSpaceRequest.SerializeToString,
             mneme_dot_embedding_dot_v1_dot_embedding__pb2.GetSpaceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SwitchSpace(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mneme.embedding.v1.EmbeddingService/SwitchSpace',
+            mneme_dot_embedding_dot_v1_dot_embedding__pb2.SwitchSpaceRequest.SerializeToString,
+            mneme_dot_embedding_dot_v1_dot_embedding__pb2.SwitchSpaceResponse.FromString,
             options,
             channel_credentials,
             insecure,
