@@ -101,6 +101,50 @@ MISS_REASON_NOT_ADMITTED: MissReason.ValueType  # 9
 """The entry is past its time to live, or has not been asked by enough users yet."""
 Global___MissReason: _TypeAlias = MissReason  # noqa: Y015
 
+class _Unfit:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _UnfitEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Unfit.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    UNFIT_UNSPECIFIED: _Unfit.ValueType  # 0
+    """Means nothing."""
+    UNFIT_INCOMPLETE: _Unfit.ValueType  # 1
+    """It was cut: by its length, or because the run was cancelled."""
+    UNFIT_FAILED: _Unfit.ValueType  # 2
+    """The run failed, or a tool did."""
+    UNFIT_REFUSED: _Unfit.ValueType  # 3
+    """The model refused."""
+    UNFIT_MEMORY_WRITTEN: _Unfit.ValueType  # 4
+    """Memory was written on the way."""
+    UNFIT_TIME_DEPENDENT: _Unfit.ValueType  # 5
+    """It rests on the time of day, a schedule, or anything else that no basis counts."""
+    UNFIT_OUTSIDE_TOOL: _Unfit.ValueType  # 6
+    """A tool with effects or results outside was used."""
+    UNFIT_NEEDS_CONTEXT: _Unfit.ValueType  # 7
+    """The model said that it needs the conversation."""
+
+class Unfit(_Unfit, metaclass=_UnfitEnumTypeWrapper):
+    """Why an answer may not be kept."""
+
+UNFIT_UNSPECIFIED: Unfit.ValueType  # 0
+"""Means nothing."""
+UNFIT_INCOMPLETE: Unfit.ValueType  # 1
+"""It was cut: by its length, or because the run was cancelled."""
+UNFIT_FAILED: Unfit.ValueType  # 2
+"""The run failed, or a tool did."""
+UNFIT_REFUSED: Unfit.ValueType  # 3
+"""The model refused."""
+UNFIT_MEMORY_WRITTEN: Unfit.ValueType  # 4
+"""Memory was written on the way."""
+UNFIT_TIME_DEPENDENT: Unfit.ValueType  # 5
+"""It rests on the time of day, a schedule, or anything else that no basis counts."""
+UNFIT_OUTSIDE_TOOL: Unfit.ValueType  # 6
+"""A tool with effects or results outside was used."""
+UNFIT_NEEDS_CONTEXT: Unfit.ValueType  # 7
+"""The model said that it needs the conversation."""
+Global___Unfit: _TypeAlias = Unfit  # noqa: Y015
+
 class _Verdict:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -186,10 +230,15 @@ class CacheKey(_message.Message):
     FINGERPRINT_FIELD_NUMBER: _builtins.int
     BASIS_FIELD_NUMBER: _builtins.int
     VECTOR_FIELD_NUMBER: _builtins.int
+    SHARED_AFTER_USERS_FIELD_NUMBER: _builtins.int
     question: _builtins.str
     """Question as the user put it."""
     fingerprint: _builtins.str
     """Hash of all that shapes an answer besides memory: system prompt, tools, model and its parameters."""
+    shared_after_users: _builtins.int
+    """In a scope that users share: different users who must have asked before an answer is served. 0: the first may be
+    served. At most 1000.
+    """
     @_builtins.property
     def scope(self) -> Global___CacheScope:
         """Who shares it."""
@@ -210,14 +259,49 @@ class CacheKey(_message.Message):
         fingerprint: _builtins.str = ...,
         basis: Global___Basis | None = ...,
         vector: _common_pb2.Vector | None = ...,
+        shared_after_users: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["basis", b"basis", "scope", b"scope", "vector", b"vector"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["basis", b"basis", "fingerprint", b"fingerprint", "question", b"question", "scope", b"scope", "vector", b"vector"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["basis", b"basis", "fingerprint", b"fingerprint", "question", b"question", "scope", b"scope", "shared_after_users", b"shared_after_users", "vector", b"vector"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CacheKey: _TypeAlias = CacheKey  # noqa: Y015
+
+@_typing.final
+class KnowledgeUse(_message.Message):
+    """What an answer took from one knowledge base by a search for the question itself. It lets an answer be served on when
+    the knowledge base was written to since without touching what it was made from.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KNOWLEDGE_BASE_ID_FIELD_NUMBER: _builtins.int
+    PASSAGE_IDS_FIELD_NUMBER: _builtins.int
+    KTH_SCORE_FIELD_NUMBER: _builtins.int
+    knowledge_base_id: _builtins.str
+    """The knowledge base, which is also the name of its scope in the basis."""
+    kth_score: _builtins.float
+    """Least score among them; 0 when fewer were found than were asked for."""
+    @_builtins.property
+    def passage_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Passages found there."""
+
+    def __init__(
+        self,
+        *,
+        knowledge_base_id: _builtins.str = ...,
+        passage_ids: _abc.Iterable[_builtins.str] | None = ...,
+        kth_score: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["knowledge_base_id", b"knowledge_base_id", "kth_score", b"kth_score", "passage_ids", b"passage_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___KnowledgeUse: _TypeAlias = KnowledgeUse  # noqa: Y015
 
 @_typing.final
 class CacheEntry(_message.Message):
@@ -239,6 +323,8 @@ class CacheEntry(_message.Message):
     PASSAGE_IDS_FIELD_NUMBER: _builtins.int
     TOKEN_COUNT_FIELD_NUMBER: _builtins.int
     MODEL_SECONDS_FIELD_NUMBER: _builtins.int
+    KNOWLEDGE_FIELD_NUMBER: _builtins.int
+    REFRESH_TIME_FIELD_NUMBER: _builtins.int
     entry_id: _builtins.str
     """Id, `entry-…`."""
     question: _builtins.str
@@ -273,6 +359,14 @@ class CacheEntry(_message.Message):
     def passage_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Passages it was made from."""
 
+    @_builtins.property
+    def knowledge(self) -> _containers.RepeatedCompositeFieldContainer[Global___KnowledgeUse]:
+        """Knowledge bases it was made from. One that is in the basis and not here must be unchanged."""
+
+    @_builtins.property
+    def refresh_time(self) -> _timestamp_pb2.Timestamp:
+        """When it is worth making anew, before it ends. Output only."""
+
     def __init__(
         self,
         *,
@@ -288,10 +382,12 @@ class CacheEntry(_message.Message):
         passage_ids: _abc.Iterable[_builtins.str] | None = ...,
         token_count: _builtins.int = ...,
         model_seconds: _builtins.float = ...,
+        knowledge: _abc.Iterable[Global___KnowledgeUse] | None = ...,
+        refresh_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["basis", b"basis", "create_time", b"create_time", "expire_time", b"expire_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["basis", b"basis", "create_time", b"create_time", "expire_time", b"expire_time", "refresh_time", b"refresh_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "author", b"author", "basis", b"basis", "create_time", b"create_time", "entry_id", b"entry_id", "expire_time", b"expire_time", "model", b"model", "model_seconds", b"model_seconds", "passage_ids", b"passage_ids", "question", b"question", "run_id", b"run_id", "token_count", b"token_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "author", b"author", "basis", b"basis", "create_time", b"create_time", "entry_id", b"entry_id", "expire_time", b"expire_time", "knowledge", b"knowledge", "model", b"model", "model_seconds", b"model_seconds", "passage_ids", b"passage_ids", "question", b"question", "refresh_time", b"refresh_time", "run_id", b"run_id", "token_count", b"token_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -306,6 +402,7 @@ class Hit(_message.Message):
     ENTRY_FIELD_NUMBER: _builtins.int
     TIER_FIELD_NUMBER: _builtins.int
     SCORE_FIELD_NUMBER: _builtins.int
+    REFRESH_FIELD_NUMBER: _builtins.int
     tier: Global___Tier.ValueType
     """How it was found."""
     score: _builtins.float
@@ -314,16 +411,23 @@ class Hit(_message.Message):
     def entry(self) -> Global___CacheEntry:
         """The entry."""
 
+    @_builtins.property
+    def refresh(self) -> Global___Lease:
+        """Right to make the answer anew, given by Acquire to one caller once `refresh_time` is past: serve this answer, make
+        another in the background, then Commit or Abort. Absent for all others.
+        """
+
     def __init__(
         self,
         *,
         entry: Global___CacheEntry | None = ...,
         tier: Global___Tier.ValueType = ...,
         score: _builtins.float = ...,
+        refresh: Global___Lease | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["entry", b"entry"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["entry", b"entry", "refresh", b"refresh"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["entry", b"entry", "score", b"score", "tier", b"tier"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entry", b"entry", "refresh", b"refresh", "score", b"score", "tier", b"tier"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -545,6 +649,7 @@ class CommitRequest(_message.Message):
     KEY_FIELD_NUMBER: _builtins.int
     ENTRY_FIELD_NUMBER: _builtins.int
     TIME_TO_LIVE_FIELD_NUMBER: _builtins.int
+    UNFIT_FIELD_NUMBER: _builtins.int
     lease_token: _builtins.str
     """Token of the lease."""
     @_builtins.property
@@ -559,6 +664,10 @@ class CommitRequest(_message.Message):
     def time_to_live(self) -> _duration_pb2.Duration:
         """Longest life of the entry. Absent: the configured one, 1800 s."""
 
+    @_builtins.property
+    def unfit(self) -> _containers.RepeatedScalarFieldContainer[Global___Unfit.ValueType]:
+        """What speaks against keeping it. Anything here: it is not stored, and a lease ends as with Abort."""
+
     def __init__(
         self,
         *,
@@ -566,10 +675,11 @@ class CommitRequest(_message.Message):
         key: Global___CacheKey | None = ...,
         entry: Global___CacheEntry | None = ...,
         time_to_live: _duration_pb2.Duration | None = ...,
+        unfit: _abc.Iterable[Global___Unfit.ValueType] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["entry", b"entry", "key", b"key", "time_to_live", b"time_to_live"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["entry", b"entry", "key", b"key", "lease_token", b"lease_token", "time_to_live", b"time_to_live"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entry", b"entry", "key", b"key", "lease_token", b"lease_token", "time_to_live", b"time_to_live", "unfit", b"unfit"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -584,7 +694,9 @@ class CommitResponse(_message.Message):
     STORED_FIELD_NUMBER: _builtins.int
     ENTRY_ID_FIELD_NUMBER: _builtins.int
     stored: _builtins.bool
-    """True when it was. False when the lease had ended or the cache is down; nothing needs to be done then."""
+    """True when it was. False when the lease had ended, the answer is unfit or the cache is down; nothing needs to be done
+    then.
+    """
     entry_id: _builtins.str
     """Id of the entry stored."""
     def __init__(
@@ -656,6 +768,7 @@ class PutRequest(_message.Message):
     KEY_FIELD_NUMBER: _builtins.int
     ENTRY_FIELD_NUMBER: _builtins.int
     TIME_TO_LIVE_FIELD_NUMBER: _builtins.int
+    UNFIT_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Makes a retry safe."""
     @_builtins.property
@@ -670,6 +783,10 @@ class PutRequest(_message.Message):
     def time_to_live(self) -> _duration_pb2.Duration:
         """Longest life of the entry. Absent: the configured one, 1800 s."""
 
+    @_builtins.property
+    def unfit(self) -> _containers.RepeatedScalarFieldContainer[Global___Unfit.ValueType]:
+        """What speaks against keeping it. Anything here: it is not stored, and a lease ends as with Abort."""
+
     def __init__(
         self,
         *,
@@ -677,10 +794,11 @@ class PutRequest(_message.Message):
         key: Global___CacheKey | None = ...,
         entry: Global___CacheEntry | None = ...,
         time_to_live: _duration_pb2.Duration | None = ...,
+        unfit: _abc.Iterable[Global___Unfit.ValueType] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["entry", b"entry", "key", b"key", "time_to_live", b"time_to_live"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["entry", b"entry", "key", b"key", "request_id", b"request_id", "time_to_live", b"time_to_live"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entry", b"entry", "key", b"key", "request_id", b"request_id", "time_to_live", b"time_to_live", "unfit", b"unfit"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1028,7 +1146,9 @@ class StratumStats(_message.Message):
     WRONG_UPPER_BOUND_FIELD_NUMBER: _builtins.int
     CLOSED_FIELD_NUMBER: _builtins.int
     stratum: _builtins.str
-    """Stratum's name: kind of scope, tier, band of score."""
+    """Stratum's name: kind of scope, tier, and for the semantic tier band of score and who let the pair pass:
+    `shared/semantic/0.90/guards`.
+    """
     judged_count: _builtins.int
     """Hits judged."""
     wrong_count: _builtins.int
@@ -1036,7 +1156,7 @@ class StratumStats(_message.Message):
     wrong_upper_bound: _builtins.float
     """Upper bound of the share of wrong hits, one-sided 95 % (Clopper-Pearson)."""
     closed: _builtins.bool
-    """True while nothing is served from it."""
+    """True while nothing is served from it: with what its space's calibration brings along, its bound is above the limit."""
     def __init__(
         self,
         *,
@@ -1069,6 +1189,12 @@ class GetStatsResponse(_message.Message):
     SAVED_SECONDS_FIELD_NUMBER: _builtins.int
     STRATA_FIELD_NUMBER: _builtins.int
     AVAILABLE_FIELD_NUMBER: _builtins.int
+    HIT_RATE_FIELD_NUMBER: _builtins.int
+    PRECISION_FIELD_NUMBER: _builtins.int
+    PRECISION_LOWER_BOUND_FIELD_NUMBER: _builtins.int
+    WRONG_LIMIT_FIELD_NUMBER: _builtins.int
+    INDEX_FIELD_NUMBER: _builtins.int
+    SEMANTIC_AVAILABLE_FIELD_NUMBER: _builtins.int
     lookup_count: _builtins.int
     """Look-ups."""
     exact_hit_count: _builtins.int
@@ -1083,6 +1209,18 @@ class GetStatsResponse(_message.Message):
     """Seconds of model time that hits saved."""
     available: _builtins.bool
     """True when the store answers."""
+    hit_rate: _builtins.float
+    """Part of the look-ups that were served; 0 without look-ups."""
+    precision: _builtins.float
+    """Part of the judged answers that were right, over all strata; 0 when none was judged."""
+    precision_lower_bound: _builtins.float
+    """Lower bound of that part, one-sided 95 % (Clopper-Pearson)."""
+    wrong_limit: _builtins.float
+    """Share of wrong answers above which a stratum closes itself."""
+    index: _builtins.str
+    """How neighbours are found: `search` (FT.*), `vector_set`, `process`; empty while that is not known."""
+    semantic_available: _builtins.bool
+    """True when answers may be served to other words: the active space is calibrated and its strata can be read."""
     @_builtins.property
     def misses(self) -> _containers.RepeatedCompositeFieldContainer[Global___MissCount]:
         """Misses by reason."""
@@ -1103,14 +1241,236 @@ class GetStatsResponse(_message.Message):
         saved_seconds: _builtins.float = ...,
         strata: _abc.Iterable[Global___StratumStats] | None = ...,
         available: _builtins.bool = ...,
+        hit_rate: _builtins.float = ...,
+        precision: _builtins.float = ...,
+        precision_lower_bound: _builtins.float = ...,
+        wrong_limit: _builtins.float = ...,
+        index: _builtins.str = ...,
+        semantic_available: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["available", b"available", "exact_hit_count", b"exact_hit_count", "lookup_count", b"lookup_count", "misses", b"misses", "saved_seconds", b"saved_seconds", "saved_token_count", b"saved_token_count", "semantic_hit_count", b"semantic_hit_count", "stored_count", b"stored_count", "strata", b"strata"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["available", b"available", "exact_hit_count", b"exact_hit_count", "hit_rate", b"hit_rate", "index", b"index", "lookup_count", b"lookup_count", "misses", b"misses", "precision", b"precision", "precision_lower_bound", b"precision_lower_bound", "saved_seconds", b"saved_seconds", "saved_token_count", b"saved_token_count", "semantic_available", b"semantic_available", "semantic_hit_count", b"semantic_hit_count", "stored_count", b"stored_count", "strata", b"strata", "wrong_limit", b"wrong_limit"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetStatsResponse: _TypeAlias = GetStatsResponse  # noqa: Y015
+
+@_typing.final
+class TakeSamplesRequest(_message.Message):
+    """Asks for pairs to judge."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LIMIT_FIELD_NUMBER: _builtins.int
+    HOLD_TIME_FIELD_NUMBER: _builtins.int
+    limit: _builtins.int
+    """Most pairs to take. 0: 10; at most 100."""
+    @_builtins.property
+    def hold_time(self) -> _duration_pb2.Duration:
+        """How long they are the taker's. Absent: 60 s."""
+
+    def __init__(
+        self,
+        *,
+        limit: _builtins.int = ...,
+        hold_time: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["hold_time", b"hold_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hold_time", b"hold_time", "limit", b"limit"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TakeSamplesRequest: _TypeAlias = TakeSamplesRequest  # noqa: Y015
+
+@_typing.final
+class HitSample(_message.Message):
+    """A question that was, or would have been, answered with the answer to another."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SAMPLE_ID_FIELD_NUMBER: _builtins.int
+    ASKED_QUESTION_FIELD_NUMBER: _builtins.int
+    STORED_QUESTION_FIELD_NUMBER: _builtins.int
+    ANSWER_FIELD_NUMBER: _builtins.int
+    ENTRY_ID_FIELD_NUMBER: _builtins.int
+    AGENT_ID_FIELD_NUMBER: _builtins.int
+    STRATUM_FIELD_NUMBER: _builtins.int
+    SCORE_FIELD_NUMBER: _builtins.int
+    SERVED_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    sample_id: _builtins.str
+    """Id, `sample-…`."""
+    asked_question: _builtins.str
+    """Question that was asked."""
+    stored_question: _builtins.str
+    """Question whose answer was found."""
+    answer: _builtins.str
+    """That answer; empty when its entry is gone."""
+    entry_id: _builtins.str
+    """The entry."""
+    agent_id: _builtins.str
+    """Its agent."""
+    stratum: _builtins.str
+    """Stratum that the verdict counts for."""
+    score: _builtins.float
+    """Score of the pair."""
+    served: _builtins.bool
+    """True when the answer was served; false for one of a closed stratum."""
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was asked."""
+
+    def __init__(
+        self,
+        *,
+        sample_id: _builtins.str = ...,
+        asked_question: _builtins.str = ...,
+        stored_question: _builtins.str = ...,
+        answer: _builtins.str = ...,
+        entry_id: _builtins.str = ...,
+        agent_id: _builtins.str = ...,
+        stratum: _builtins.str = ...,
+        score: _builtins.float = ...,
+        served: _builtins.bool = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "answer", b"answer", "asked_question", b"asked_question", "create_time", b"create_time", "entry_id", b"entry_id", "sample_id", b"sample_id", "score", b"score", "served", b"served", "stored_question", b"stored_question", "stratum", b"stratum"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HitSample: _TypeAlias = HitSample  # noqa: Y015
+
+@_typing.final
+class TakeSamplesResponse(_message.Message):
+    """Holds pairs to judge."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SAMPLES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def samples(self) -> _containers.RepeatedCompositeFieldContainer[Global___HitSample]:
+        """The pairs, oldest first. None: nothing waits."""
+
+    def __init__(
+        self,
+        *,
+        samples: _abc.Iterable[Global___HitSample] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["samples", b"samples"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TakeSamplesResponse: _TypeAlias = TakeSamplesResponse  # noqa: Y015
+
+@_typing.final
+class JudgeSampleRequest(_message.Message):
+    """Tells what a sampled pair was worth."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    SAMPLE_ID_FIELD_NUMBER: _builtins.int
+    VERDICT_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Makes a retry safe."""
+    sample_id: _builtins.str
+    """The sample."""
+    verdict: Global___Verdict.ValueType
+    """The verdict."""
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        sample_id: _builtins.str = ...,
+        verdict: Global___Verdict.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["request_id", b"request_id", "sample_id", b"sample_id", "verdict", b"verdict"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___JudgeSampleRequest: _TypeAlias = JudgeSampleRequest  # noqa: Y015
+
+@_typing.final
+class JudgeSampleResponse(_message.Message):
+    """Tells what the verdict came to."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COUNTED_FIELD_NUMBER: _builtins.int
+    CLOSED_FIELD_NUMBER: _builtins.int
+    counted: _builtins.bool
+    """False when the sample is gone, as after a verdict or a purge."""
+    closed: _builtins.bool
+    """True when the stratum is closed now."""
+    def __init__(
+        self,
+        *,
+        counted: _builtins.bool = ...,
+        closed: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["closed", b"closed", "counted", b"counted"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___JudgeSampleResponse: _TypeAlias = JudgeSampleResponse  # noqa: Y015
+
+@_typing.final
+class OpenStratumRequest(_message.Message):
+    """Asks to open a stratum."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    STRATUM_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Makes a retry safe."""
+    stratum: _builtins.str
+    """The stratum, as GetStats names it."""
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        stratum: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["request_id", b"request_id", "stratum", b"stratum"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OpenStratumRequest: _TypeAlias = OpenStratumRequest  # noqa: Y015
+
+@_typing.final
+class OpenStratumResponse(_message.Message):
+    """Tells whether it was closed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OPENED_FIELD_NUMBER: _builtins.int
+    opened: _builtins.bool
+    """True when it was."""
+    def __init__(
+        self,
+        *,
+        opened: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["opened", b"opened"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OpenStratumResponse: _TypeAlias = OpenStratumResponse  # noqa: Y015
 
 @_typing.final
 class PurgeDataRequest(_message.Message):

@@ -81,6 +81,21 @@ class SemanticCacheServiceStub:
                 request_serializer=mneme_dot_semantic__cache_dot_v1_dot_semantic__cache__pb2.GetStatsRequest.SerializeToString,
                 response_deserializer=mneme_dot_semantic__cache_dot_v1_dot_semantic__cache__pb2.GetStatsResponse.FromString,
                 _registered_method=True)
+        self.TakeSamples = channel.unary_unary(
+                '/mneme.semantic_cache.v1.SemanticCacheService/TakeSamples',
+                request_serializer=mneme_dot_semantic__cache_dot_v1_dot_semantic__cache__pb2.TakeSamplesRequest.SerializeToString,
+                response_deserializer=mneme_dot_semantic__cache_dot_v1_dot_semantic__cache__pb2.TakeSamplesResponse.FromString,
+                _registered_method=True)
+        self.JudgeSample = channel.unary_unary(
+                '/mneme.semantic_cache.v1.SemanticCacheService/JudgeSample',
+                request_serializer=mneme_dot_semantic__cache_dot_v1_dot_semantic__cache__pb2.JudgeSampleRequest.SerializeToString,
+                response_deserializer=mneme_dot_semantic__cache_dot_v1_dot_semantic__cache__pb2.JudgeSampleResponse.FromString,
+                _registered_method=True)
+        self.OpenStratum = channel.unary_unary(
+                '/mneme.semantic_cache.v1.SemanticCacheService/OpenStratum',
+                request_serializer=mneme_dot_semantic__cache_dot_v1_dot_semantic__cache__pb2.OpenStratumRequest.SerializeToString,
+                response_deserializer=mneme_dot_semantic__cache_dot_v1_dot_semantic__cache__pb2.OpenStratumResponse.FromString,
+                _registered_method=True)
         self.PurgeData = channel.unary_unary(
                 '/mneme.semantic_cache.v1.SemanticCacheService/PurgeData',
                 request_serializer=mneme_dot_semantic__cache_dot_v1_dot_semantic__cache__pb2.PurgeDataRequest.SerializeToString,
@@ -157,6 +172,27 @@ class SemanticCacheServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def TakeSamples(self, request, context):
+        """Gives served pairs of questions to whoever judges them; each stays with the taker for `hold_time`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def JudgeSample(self, request, context):
+        """Tells what a sampled pair was worth. A wrong one also removes the entry.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def OpenStratum(self, request, context):
+        """Opens a stratum that closed itself, as after a fresh calibration: what was judged before no longer counts there.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def PurgeData(self, request, context):
         """Removes all entries and samples of an agent or user, after a tombstone that refuses late writes, and counts again.
         Where something remains, it goes with a further call under a new `request_id`.
@@ -212,6 +248,21 @@ def add_SemanticCacheServiceServicer_to_server(servicer, server):
                     servicer.GetStats,
                     request_deserializer=mneme_dot_semantic__cache_dot_v1_dot_semantic__cache__pb2.GetStatsRequest.FromString,
                     response_serializer=mneme_dot_semantic__cache_dot_v1_dot_semantic__cache__pb2.GetStatsResponse.SerializeToString,
+            ),
+            'TakeSamples': grpc.unary_unary_rpc_method_handler(
+                    servicer.TakeSamples,
+                    request_deserializer=mneme_dot_semantic__cache_dot_v1_dot_semantic__cache__pb2.TakeSamplesRequest.FromString,
+                    response_serializer=mneme_dot_semantic__cache_dot_v1_dot_semantic__cache__pb2.TakeSamplesResponse.SerializeToString,
+            ),
+            'JudgeSample': grpc.unary_unary_rpc_method_handler(
+                    servicer.JudgeSample,
+                    request_deserializer=mneme_dot_semantic__cache_dot_v1_dot_semantic__cache__pb2.JudgeSampleRequest.FromString,
+                    response_serializer=mneme_dot_semantic__cache_dot_v1_dot_semantic__cache__pb2.JudgeSampleResponse.SerializeToString,
+            ),
+            'OpenStratum': grpc.unary_unary_rpc_method_handler(
+                    servicer.OpenStratum,
+                    request_deserializer=mneme_dot_semantic__cache_dot_v1_dot_semantic__cache__pb2.OpenStratumRequest.FromString,
+                    response_serializer=mneme_dot_semantic__cache_dot_v1_dot_semantic__cache__pb2.OpenStratumResponse.SerializeToString,
             ),
             'PurgeData': grpc.unary_unary_rpc_method_handler(
                     servicer.PurgeData,
@@ -464,6 +515,87 @@ class SemanticCacheService:
             '/mneme.semantic_cache.v1.SemanticCacheService/GetStats',
             mneme_dot_semantic__cache_dot_v1_dot_semantic__cache__pb2.GetStatsRequest.SerializeToString,
             mneme_dot_semantic__cache_dot_v1_dot_semantic__cache__pb2.GetStatsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TakeSamples(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mneme.semantic_cache.v1.SemanticCacheService/TakeSamples',
+            mneme_dot_semantic__cache_dot_v1_dot_semantic__cache__pb2.TakeSamplesRequest.SerializeToString,
+            mneme_dot_semantic__cache_dot_v1_dot_semantic__cache__pb2.TakeSamplesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def JudgeSample(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mneme.semantic_cache.v1.SemanticCacheService/JudgeSample',
+            mneme_dot_semantic__cache_dot_v1_dot_semantic__cache__pb2.JudgeSampleRequest.SerializeToString,
+            mneme_dot_semantic__cache_dot_v1_dot_semantic__cache__pb2.JudgeSampleResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def OpenStratum(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mneme.semantic_cache.v1.SemanticCacheService/OpenStratum',
+            mneme_dot_semantic__cache_dot_v1_dot_semantic__cache__pb2.OpenStratumRequest.SerializeToString,
+            mneme_dot_semantic__cache_dot_v1_dot_semantic__cache__pb2.OpenStratumResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -58,6 +58,12 @@ class SemanticCacheServiceStub:
     """Shows what a look-up would do and why: candidates, scores, guards, basis."""
     GetStats: _grpc.UnaryUnaryMultiCallable[_semantic_cache_pb2.GetStatsRequest, _semantic_cache_pb2.GetStatsResponse]
     """Returns counts of the answering replica since it started, and the bound on wrong hits of all replicas."""
+    TakeSamples: _grpc.UnaryUnaryMultiCallable[_semantic_cache_pb2.TakeSamplesRequest, _semantic_cache_pb2.TakeSamplesResponse]
+    """Gives served pairs of questions to whoever judges them; each stays with the taker for `hold_time`."""
+    JudgeSample: _grpc.UnaryUnaryMultiCallable[_semantic_cache_pb2.JudgeSampleRequest, _semantic_cache_pb2.JudgeSampleResponse]
+    """Tells what a sampled pair was worth. A wrong one also removes the entry."""
+    OpenStratum: _grpc.UnaryUnaryMultiCallable[_semantic_cache_pb2.OpenStratumRequest, _semantic_cache_pb2.OpenStratumResponse]
+    """Opens a stratum that closed itself, as after a fresh calibration: what was judged before no longer counts there."""
     PurgeData: _grpc.UnaryUnaryMultiCallable[_semantic_cache_pb2.PurgeDataRequest, _semantic_cache_pb2.PurgeDataResponse]
     """Removes all entries and samples of an agent or user, after a tombstone that refuses late writes, and counts again.
     Where something remains, it goes with a further call under a new `request_id`.
@@ -90,6 +96,12 @@ class SemanticCacheServiceAsyncStub(SemanticCacheServiceStub):
     """Shows what a look-up would do and why: candidates, scores, guards, basis."""
     GetStats: _aio.UnaryUnaryMultiCallable[_semantic_cache_pb2.GetStatsRequest, _semantic_cache_pb2.GetStatsResponse]  # type: ignore[assignment]
     """Returns counts of the answering replica since it started, and the bound on wrong hits of all replicas."""
+    TakeSamples: _aio.UnaryUnaryMultiCallable[_semantic_cache_pb2.TakeSamplesRequest, _semantic_cache_pb2.TakeSamplesResponse]  # type: ignore[assignment]
+    """Gives served pairs of questions to whoever judges them; each stays with the taker for `hold_time`."""
+    JudgeSample: _aio.UnaryUnaryMultiCallable[_semantic_cache_pb2.JudgeSampleRequest, _semantic_cache_pb2.JudgeSampleResponse]  # type: ignore[assignment]
+    """Tells what a sampled pair was worth. A wrong one also removes the entry."""
+    OpenStratum: _aio.UnaryUnaryMultiCallable[_semantic_cache_pb2.OpenStratumRequest, _semantic_cache_pb2.OpenStratumResponse]  # type: ignore[assignment]
+    """Opens a stratum that closed itself, as after a fresh calibration: what was judged before no longer counts there."""
     PurgeData: _aio.UnaryUnaryMultiCallable[_semantic_cache_pb2.PurgeDataRequest, _semantic_cache_pb2.PurgeDataResponse]  # type: ignore[assignment]
     """Removes all entries and samples of an agent or user, after a tombstone that refuses late writes, and counts again.
     Where something remains, it goes with a further call under a new `request_id`.
@@ -173,6 +185,30 @@ class SemanticCacheServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_semantic_cache_pb2.GetStatsResponse, _abc.Awaitable[_semantic_cache_pb2.GetStatsResponse]]:
         """Returns counts of the answering replica since it started, and the bound on wrong hits of all replicas."""
+
+    @_abc_1.abstractmethod
+    def TakeSamples(
+        self,
+        request: _semantic_cache_pb2.TakeSamplesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_semantic_cache_pb2.TakeSamplesResponse, _abc.Awaitable[_semantic_cache_pb2.TakeSamplesResponse]]:
+        """Gives served pairs of questions to whoever judges them; each stays with the taker for `hold_time`."""
+
+    @_abc_1.abstractmethod
+    def JudgeSample(
+        self,
+        request: _semantic_cache_pb2.JudgeSampleRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_semantic_cache_pb2.JudgeSampleResponse, _abc.Awaitable[_semantic_cache_pb2.JudgeSampleResponse]]:
+        """Tells what a sampled pair was worth. A wrong one also removes the entry."""
+
+    @_abc_1.abstractmethod
+    def OpenStratum(
+        self,
+        request: _semantic_cache_pb2.OpenStratumRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_semantic_cache_pb2.OpenStratumResponse, _abc.Awaitable[_semantic_cache_pb2.OpenStratumResponse]]:
+        """Opens a stratum that closed itself, as after a fresh calibration: what was judged before no longer counts there."""
 
     @_abc_1.abstractmethod
     def PurgeData(
