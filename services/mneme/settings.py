@@ -234,6 +234,21 @@ class ModelsSettings(Section):
     """Model of the active embedding space, `amazon.titan-embed-text-v2:0`."""
     embedding_dimensions: int = Field(default=256, ge=1, le=4000)
     """Dimensions of the active embedding space."""
+    embedding_base_url: str = ""
+    """Base URL of an OpenAI-compatible embedding provider; empty takes `openai_base_url` and its key."""
+    embedding_api_key: SecretStr = SecretStr("")
+    """API key for `embedding_base_url`; empty for a server that wants none."""
+    next_embedding_provider: Literal["", "wordllama", "bedrock", "openai"] = ""
+    """Provider of the space that a deployment re-embeds into while the active one serves; empty for none. After the
+    switch its values move to the settings above, at leisure: the database says which of the two is active."""
+    next_embedding_model: str = ""
+    """Model of that space."""
+    next_embedding_dimensions: int = Field(default=0, ge=0, le=4000)
+    """Dimensions of that space."""
+    next_embedding_base_url: str = ""
+    """Base URL of an OpenAI-compatible provider of that space; empty takes `openai_base_url` and its key."""
+    next_embedding_api_key: SecretStr = SecretStr("")
+    """API key for `next_embedding_base_url`; empty for a server that wants none."""
     bedrock_region: str = ""
     """AWS region of Bedrock; empty takes the one of the AWS configuration."""
     bedrock_profile: str = ""
@@ -340,6 +355,9 @@ class ArchivalSettings(Section):
 class EmbeddingSettings(Section):
     """Text to vector."""
 
+    space_poll: float = Field(default=2.0, gt=0)
+    """Interval at which a process says which spaces it serves, and looks which one is active. A process that was not
+    heard of for three of them is taken for dead when the deployment switches."""
     cache_seconds: float = Field(default=3600.0, gt=0)
     """Life of a vector in the cache."""
     cache_timeout: float = Field(default=0.2, gt=0)

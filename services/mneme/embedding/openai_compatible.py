@@ -89,12 +89,18 @@ def _retry_after(error: openai.RateLimitError) -> float:
 
 def build(models: ModelsSettings, settings: EmbeddingSettings) -> OpenAIProvider:
     """Returns the provider of the configured model; nothing is called yet."""
-    if not models.openai_base_url and not models.openai_api_key.get_secret_value():
-        raise ValueError("models.openai_base_url: needed for embedding_provider 'openai' without an API key")
+    url, key = models.openai_base_url, models.openai_api_key.get_secret_value()
+    if models.embedding_base_url:
+        url, key = models.embedding_base_url, models.embedding_api_key.get_secret_value()
+    if not url and not key:
+        raise ValueError(
+            "models.embedding_base_url or models.openai_base_url: needed for embedding_provider 'openai' without "
+            "models.openai_api_key"
+        )
     client = openai.AsyncOpenAI(
-        base_url=models.openai_base_url or None,
+        base_url=url or None,
         # Local servers want none, and the client refuses to be made without one.
-        api_key=models.openai_api_key.get_secret_value() or "none",
+        api_key=key or "none",
         timeout=settings.provider_timeout,
         max_retries=settings.provider_attempts - 1,
     )

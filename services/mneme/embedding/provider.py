@@ -121,6 +121,14 @@ def build(models: ModelsSettings, settings: EmbeddingSettings) -> Provider:
     return module.build(models, settings)
 
 
+def next_space(models: ModelsSettings) -> ModelsSettings | None:
+    """Returns the settings with the next space in place of the active one; None where they name none."""
+    if not models.next_embedding_provider:
+        return None
+    names = ("provider", "model", "dimensions", "base_url", "api_key")
+    return models.model_copy(update={f"embedding_{name}": getattr(models, f"next_embedding_{name}") for name in names})
+
+
 def throttled(model: Model, seconds: float = 1.0) -> Error:
     """Returns the error for a provider that asks to slow down, with when to try again."""
     return Error(

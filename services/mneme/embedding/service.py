@@ -2,49 +2,40 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import grpc.aio
-import structlog
 
 from mneme.embedding import provider as providers
 from mneme.embedding import space as spaces
+from mneme.embedding.active import ActiveSpace
 from mneme.embedding.gateway import Gateway, Outcome
 from mneme.embedding.provider import Embedded, InputType, Model, Provider, TooLong
 from mneme.embedding.store import RedisVectors, SpaceStore
 from mneme.embedding.v1 import embedding_pb2 as pb
 from mneme.embedding.v1 import embedding_pb2_grpc as pb_grpc
-from mneme.errors.v1 import errors_pb2
 from mneme.runtime import call, telemetry
 from mneme.runtime.auth import SuiteKeys
 from mneme.runtime.component import Component, Runtime
-from mneme.runtime.errors import Error
 from mneme.runtime.metrics import Metrics
 
 Context = grpc.aio.ServicerContext[Any, Any]
-
-log = structlog.get_logger(__name__)
 
 
 class EmbeddingComponent(pb_grpc.EmbeddingServiceServicer):
     """The service `mneme.embedding.v1.EmbeddingService`."""
 
-    def __init__(self, gateway: Gateway, model: Model, store: SpaceStore, metrics: Metrics) -> None:
+    def __init__(self, gateways: Mapping[str, Gateway], spaces: ActiveSpace, metrics: Metrics) -> None:
         """Args:
-        gateway: Embeds.
-        model: The configured model.
-        store: Knows the recorded space.
+        gateways: What embeds, by the id of the space.
+        spaces: Knows which of them is the active one.
         metrics: The process's instruments.
         """
-        self._gateway = gateway
-        self._model = model
-        self._store = store
+        self._gateways = gateways
+        self._spaces = spaces
         self._metrics = metrics
-        self._claimed = False
-        self._claiming = asyncio.Lock()
 
     def register(self, server: grpc.aio.Server) -> None:
         """Adds the servicer to the server."""
@@ -56,77 +47,52 @@ class EmbeddingComponent(pb_grpc.EmbeddingServiceServicer):
         Raises:
             Error: REASON_SPACE_MISMATCH; the process must not serve then.
         """
-        try:
-            await self._claim()
-        except Error as error:
-            if error.reason != errors_pb2.REASON_STORE_UNAVAILABLE:
-                raise
-            log.warning("embedding.space_unchecked", why=error.message)
+        await self._spaces.start()
 
     async def drain(self) -> None:
         """Nothing to hand over."""
 
     async def stop(self) -> None:
-        """Ends running calls of the provider."""
-        await self._gateway.close()
+        """Ends running calls of the providers."""
+        await self._spaces.stop()
+        for gateway in self._gateways.values():
+            await gateway.close()
 
     async def ready(self) -> None:
         """Returns once the space is known to be the recorded one; embedding itself needs no database."""
-        await self._claim()
+        await self._spaces.get()
 
     async def Embed(self, request: pb.EmbedRequest, context: Context) -> pb.EmbedResponse:
         """Embeds a batch of texts."""
-        await self._claim()
-        if request.space_id and request.space_id != self._model.space_id:
-            raise self._other_space(request.space_id)
+        model = await self._spaces.named(request.space_id)
         query = request.input_type == pb.INPUT_TYPE_QUERY
-        outcomes = await self._gateway.embed(
+        outcomes = await self._gateways[model.space_id].embed(
             request.texts,
             tenant=call.tenant(),
             input_type=InputType.QUERY if query else InputType.DOCUMENT,
             truncate=request.overflow == pb.OVERFLOW_TRUNCATE,
         )
         for outcome in outcomes:
-            self._metrics.embedded_texts.labels(self._model.name, outcome.source).inc()
+            self._metrics.embedded_texts.labels(model.name, outcome.source).inc()
         return pb.EmbedResponse(
             embeddings=map(_to_proto, outcomes),
-            space_id=self._model.space_id,
+            space_id=model.space_id,
             token_count=sum(outcome.token_count for outcome in outcomes),
         )
 
     async def GetSpace(self, request: pb.GetSpaceRequest, context: Context) -> pb.GetSpaceResponse:
-        """Returns the active space."""
-        await self._claim()
-        model = self._model
-        found = pb.Space(
-            space_id=model.space_id,
-            provider=model.provider,
-            model=model.name,
-            dimensions=model.dimensions,
-            max_input_tokens=model.max_tokens,
-        )
-        calibrated = spaces.calibration(model.space_id)
-        if calibrated is not None:
-            found.calibrated = True
-            found.related_threshold = calibrated.related
-            found.same_question_threshold = calibrated.same_question
-        return pb.GetSpaceResponse(space=found)
+        """Returns the active space, and the next one."""
+        active, following = self._described(await self._spaces.get())
+        return pb.GetSpaceResponse(space=active, next=following)
 
-    async def _claim(self) -> None:
-        """Returns once the space is known to be the recorded one; nothing is embedded before."""
-        if self._claimed:
-            return
-        async with self._claiming:
-            if not self._claimed:
-                spaces.check(await self._store.claim(self._model), self._model)
-                self._claimed = True
+    async def SwitchSpace(self, request: pb.SwitchSpaceRequest, context: Context) -> pb.SwitchSpaceResponse:
+        """Makes the next space the active one."""
+        active, following = self._described(await self._spaces.switch(request.space_id))
+        return pb.SwitchSpaceResponse(space=active, next=following)
 
-    def _other_space(self, wanted: str) -> Error:
-        return Error(
-            errors_pb2.REASON_SPACE_MISMATCH,
-            f"this deployment's vectors are '{self._model.space_id}', the request names '{wanted}'",
-            metadata={"recorded": self._model.space_id, "configured": wanted},
-        )
+    def _described(self, active: Model) -> tuple[pb.Space, pb.Space | None]:
+        beside = self._spaces.beside(active)
+        return _space(active), _space(beside[0]) if beside else None
 
 
 class MeasuredProvider:
@@ -169,14 +135,43 @@ class MeasuredProvider:
 
 
 def build(runtime: Runtime) -> Component:
-    """Returns the service with its model loaded."""
+    """Returns the service with its models loaded."""
     settings = runtime.settings
-    provider = MeasuredProvider(providers.build(settings.models, settings.embedding), runtime.metrics)
-    own = settings.embedding
-    cache = RedisVectors(runtime.cache, provider.model, seconds=own.cache_seconds, timeout=own.cache_timeout)
+    following = providers.next_space(settings.models)
+    configured = [settings.models] if following is None else [settings.models, following]
     secret = SuiteKeys.load(settings.auth).derive("embedding cache")
-    gateway = Gateway(provider, cache, secret)
-    return EmbeddingComponent(gateway, provider.model, SpaceStore(runtime.database), runtime.metrics)
+    gateways: dict[str, Gateway] = {}
+    models: list[Model] = []
+    for chosen in configured:
+        provider = MeasuredProvider(providers.build(chosen, settings.embedding), runtime.metrics)
+        models.append(provider.model)
+        gateways[provider.model.space_id] = _gateway(provider, runtime, secret)
+    if len(gateways) < len(configured):
+        raise ValueError(f"models.next_embedding_*: name the active space '{models[0].space_id}' again")
+    active = ActiveSpace(SpaceStore(runtime.database), models, settings.embedding.space_poll)
+    return EmbeddingComponent(gateways, active, runtime.metrics)
+
+
+def _gateway(provider: Provider, runtime: Runtime, secret: bytes) -> Gateway:
+    own = runtime.settings.embedding
+    cache = RedisVectors(runtime.cache, provider.model, seconds=own.cache_seconds, timeout=own.cache_timeout)
+    return Gateway(provider, cache, secret)
+
+
+def _space(model: Model) -> pb.Space:
+    found = pb.Space(
+        space_id=model.space_id,
+        provider=model.provider,
+        model=model.name,
+        dimensions=model.dimensions,
+        max_input_tokens=model.max_tokens,
+    )
+    calibrated = spaces.calibration(model.space_id)
+    if calibrated is not None:
+        found.calibrated = True
+        found.related_threshold = calibrated.related
+        found.same_question_threshold = calibrated.same_question
+    return found
 
 
 def _to_proto(outcome: Outcome) -> pb.Embedding:

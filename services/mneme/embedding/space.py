@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,18 +47,24 @@ def calibration(space_id: str, folder: Path = _FOLDER) -> Calibration | None:
     return None
 
 
-def check(recorded: RecordedSpace, configured: Model) -> None:
-    """Returns when the settings name the recorded space.
+def choose(recorded: RecordedSpace, configured: Sequence[Model]) -> Model:
+    """Returns the configured model whose space is the recorded one.
+
+    Args:
+        recorded: What the database says.
+        configured: The models of the settings: of the active space, and of the next one where there is one.
 
     Raises:
-        Error: REASON_SPACE_MISMATCH, with both spaces and what to do.
+        Error: REASON_SPACE_MISMATCH, with the spaces and what to do.
     """
-    if recorded == RecordedSpace(configured.provider, configured.name, configured.dimensions):
-        return
+    for model in configured:
+        if recorded == of(model):
+            return model
+    first = configured[0]
+    named = " and ".join(f"'{model.space_id}' of {model.provider}" for model in configured)
     message = (
-        f"this deployment's vectors are '{recorded.space_id}' of {recorded.provider}, the settings name "
-        f"'{configured.space_id}' of {configured.provider}: set the models.embedding_* settings back, or run "
-        "`mneme reembed`"
+        f"this deployment's vectors are '{recorded.space_id}' of {recorded.provider}, the settings name {named}: "
+        "set the models.embedding_* settings back, or run `mneme reembed`"
     )
     raise Error(
         errors_pb2.REASON_SPACE_MISMATCH,
@@ -65,7 +72,32 @@ def check(recorded: RecordedSpace, configured: Model) -> None:
         metadata={
             "recorded": recorded.space_id,
             "recorded_provider": recorded.provider,
-            "configured": configured.space_id,
-            "configured_provider": configured.provider,
+            "configured": first.space_id,
+            "configured_provider": first.provider,
         },
+    )
+
+
+def of(model: Model) -> RecordedSpace:
+    """Returns the space of a model as it is recorded."""
+    return RecordedSpace(model.provider, model.name, model.dimensions)
+
+
+def unknown(wanted: str, active: Model, others: Sequence[Model]) -> Error:
+    """Returns the error for a request that names a space which is not served here."""
+    beside = "".join(f", beside it '{model.space_id}'" for model in others)
+    return Error(
+        errors_pb2.REASON_SPACE_MISMATCH,
+        f"this deployment's vectors are '{active.space_id}'{beside}; the request names '{wanted}'",
+        metadata={"recorded": active.space_id, "configured": wanted},
+    )
+
+
+def not_everywhere(wanted: str, processes: int, without: int) -> Error:
+    """Returns the error for a switch to a space that some running processes do not have in their settings."""
+    return Error(
+        errors_pb2.REASON_SPACE_MISMATCH,
+        f"{without} of {processes} running embedding processes do not serve '{wanted}': set models.next_embedding_* "
+        "for all of them and restart those without",
+        metadata={"configured": wanted, "processes": str(processes), "without": str(without)},
     )

@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import redis.asyncio
-from sqlalchemy import Boolean, CheckConstraint, Column, DateTime, Integer, MetaData, Table, Text, func, text
+from sqlalchemy import ARRAY, Boolean, CheckConstraint, Column, DateTime, Integer, MetaData, Table, Text, func, text
 
 from mneme.embedding.provider import Embedded, Model
-from mneme.embedding.space import RecordedSpace
+from mneme.embedding.space import RecordedSpace, not_everywhere
 from mneme.embedding.vectors import pack, unpack
 from mneme.runtime.db import Database
 from mneme.runtime.redis import Cache, CacheDown
@@ -29,12 +29,50 @@ space = Table(
     CheckConstraint("singleton", name="space_only"),
 )
 
+# Who serves which spaces, so that the deployment never switches to one that a running process cannot make.
+process = Table(
+    "process",
+    metadata,
+    Column("process_id", Text, primary_key=True),
+    Column("spaces", ARRAY(Text), nullable=False),
+    Column("expire_time", DateTime(timezone=True), nullable=False),
+)
+
+_LOCK = 0x656D6265646469  # "embeddi", as the lock's number has eight bytes with a sign
+_ATTEND_LOCK = f"SELECT pg_advisory_xact_lock_shared({_LOCK})"
+_SWITCH_LOCK = f"SELECT pg_advisory_xact_lock({_LOCK})"
+
+_ATTEND = """
+WITH attended AS (
+    INSERT INTO embedding.process (process_id, spaces, expire_time)
+    VALUES (%(process)s, %(spaces)s, now() + %(seconds)s * interval '1 second')
+    ON CONFLICT (process_id) DO UPDATE SET spaces = excluded.spaces, expire_time = excluded.expire_time
+), ended AS (
+    DELETE FROM embedding.process WHERE expire_time < now() AND process_id <> %(process)s
+)
+SELECT provider, model, dimensions FROM embedding.space
+"""
+
 # The update changes nothing; it makes the statement return the row that was there.
-_CLAIM = """
+_RECORD = """
 INSERT INTO embedding.space AS kept (provider, model, dimensions)
 VALUES (%(provider)s, %(model)s, %(dimensions)s)
 ON CONFLICT (singleton) DO UPDATE SET provider = kept.provider
 RETURNING provider, model, dimensions
+"""
+
+_LEAVE = "DELETE FROM embedding.process WHERE process_id = %(process)s"
+
+_COUNT = """
+SELECT count(*)::integer AS processes,
+       (count(*) FILTER (WHERE NOT %(space)s = ANY (spaces)))::integer AS without
+FROM embedding.process WHERE expire_time >= now()
+"""
+
+_SWITCH = """
+UPDATE embedding.space
+SET provider = %(provider)s, model = %(model)s, dimensions = %(dimensions)s, create_time = now()
+WHERE (provider, model, dimensions) IS DISTINCT FROM (%(provider)s, %(model)s, %(dimensions)s)
 """
 
 _WHOLE, _CUT = b"\x00", b"\x01"
@@ -50,21 +88,48 @@ class SpaceStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def claim(self, model: Model) -> RecordedSpace:
-        """Records the model's space unless one is recorded; returns the recorded one.
+    async def attend(self, process_id: str, models: Sequence[Model], seconds: float) -> RecordedSpace:
+        """Returns the recorded space; records that of the first model where none is.
+
+        Args:
+            process_id: Who serves.
+            models: What it can serve.
+            seconds: Time after which it counts as dead unless it attends again.
 
         Raises:
             Error: REASON_STORE_UNAVAILABLE.
         """
-        row = {"provider": model.provider, "model": model.name, "dimensions": model.dimensions}
+        own = {"process": process_id, "spaces": [model.space_id for model in models], "seconds": seconds}
         async with self._database.work() as tx:
-            found = await (await tx.execute(_CLAIM, row)).fetchone()
+            await tx.execute(_ATTEND_LOCK)
+            found = await (await tx.execute(_ATTEND, own)).fetchone()
+            if found is None:
+                found = await (await tx.execute(_RECORD, _row(models[0]))).fetchone()
         assert found is not None
         return RecordedSpace(**found)
 
-    async def ping(self) -> None:
-        """Returns when the database answers."""
-        await self._database.ping()
+    async def leave(self, process_id: str) -> None:
+        """Forgets a process that ends.
+
+        Raises:
+            Error: REASON_STORE_UNAVAILABLE.
+        """
+        async with self._database.work() as tx:
+            await tx.execute(_LEAVE, {"process": process_id})
+
+    async def switch(self, model: Model) -> None:
+        """Records the model's space as the active one; processes that start meanwhile wait and see the result.
+
+        Raises:
+            Error: REASON_SPACE_MISMATCH where a running process does not serve the space, REASON_STORE_UNAVAILABLE.
+        """
+        async with self._database.work() as tx:
+            await tx.execute(_SWITCH_LOCK)
+            counted = await (await tx.execute(_COUNT, {"space": model.space_id})).fetchone()
+            assert counted is not None
+            if counted["without"]:
+                raise not_everywhere(model.space_id, **counted)
+            await tx.execute(_SWITCH, _row(model))
 
 
 class RedisVectors:
@@ -125,6 +190,10 @@ class RedisVectors:
             if vector is not None:
                 decoded[key] = Embedded(vector, truncated=value[:1] == _CUT)
         return decoded
+
+
+def _row(model: Model) -> dict[str, str | int]:
+    return {"provider": model.provider, "model": model.name, "dimensions": model.dimensions}
 
 
 def _encode_all(vectors: Sequence[tuple[str, Embedded]]) -> dict[str, bytes]:

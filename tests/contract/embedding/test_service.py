@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,7 +16,8 @@ from mneme.embedding.v1 import embedding_pb2 as pb
 from mneme.embedding.v1.embedding_pb2_grpc import EmbeddingServiceStub
 from mneme.errors.v1 import errors_pb2
 from mneme.runtime.errors import Error
-from mneme.settings import ModelsSettings, RedisSettings
+from mneme.settings import EmbeddingSettings, ModelsSettings, RedisSettings
+from tests.support.bedrock_server import BedrockServer
 from tests.support.hosting import Hosting, Replica, failure
 
 if TYPE_CHECKING:
@@ -182,3 +184,96 @@ async def test_titan_is_calibrated(hosting: Hosting, monkeypatch: pytest.MonkeyP
     assert space.calibrated
     assert space.related_threshold == pytest.approx(0.7)
     assert space.same_question_threshold == pytest.approx(0.85)
+
+
+BOTH = ModelsSettings(
+    next_embedding_provider="bedrock",
+    next_embedding_model="amazon.titan-embed-text-v2:0",
+    next_embedding_dimensions=256,
+    bedrock_region="us-east-1",
+)
+NEXT = "amazon.titan-embed-text-v2:0@256"
+QUICK = EmbeddingSettings(space_poll=0.05)
+
+
+@pytest.fixture
+def both(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModelsSettings]:
+    """Settings that name the local space and Titan's beside it, on a server of its own."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+    with BedrockServer() as server:
+        yield BOTH.model_copy(update={"bedrock_endpoint_url": server.url})
+
+
+async def space_of(stub: EmbeddingServiceAsyncStub) -> str:
+    return (await stub.GetSpace(pb.GetSpaceRequest())).space.space_id
+
+
+async def test_the_next_space_embeds_beside_the_active_one(hosting: Hosting, both: ModelsSettings) -> None:
+    async with hosting.replica("embedding", build, models=both) as replica:
+        stub = await replica.stub(EmbeddingServiceStub)
+        spaces = await stub.GetSpace(pb.GetSpaceRequest())
+        assert (spaces.space.space_id, spaces.next.space_id) == ("wordllama@256", NEXT)
+        active = await stub.Embed(pb.EmbedRequest(texts=["text"]))
+        following = await stub.Embed(pb.EmbedRequest(texts=["text"], space_id=NEXT))
+    assert (active.space_id, following.space_id) == ("wordllama@256", NEXT)
+    assert active.embeddings[0].values != following.embeddings[0].values
+
+
+async def test_a_switch_is_durable_reaches_all_processes_and_can_be_taken_back(
+    hosting: Hosting, both: ModelsSettings
+) -> None:
+    sections = {"models": both, "embedding": QUICK}
+    async with (
+        hosting.replica("embedding", build, **sections) as one,
+        hosting.replica("embedding", build, **sections) as other,
+    ):
+        switching = await one.stub(EmbeddingServiceStub, service="archival")
+        following = await other.stub(EmbeddingServiceStub)
+        answer = await switching.SwitchSpace(pb.SwitchSpaceRequest(space_id=NEXT))
+        assert (answer.space.space_id, answer.next.space_id) == (NEXT, "wordllama@256")
+        async with asyncio.timeout(10):
+            while await space_of(following) != NEXT:
+                pass
+        assert (await following.Embed(pb.EmbedRequest(texts=["text"]))).space_id == NEXT
+        again = await switching.SwitchSpace(pb.SwitchSpaceRequest(space_id=NEXT))
+        assert again.space.space_id == NEXT
+    with pytest.raises(Error, match=r"vectors are 'amazon.titan.*, the settings name 'wordllama@256'"):
+        async with hosting.replica("embedding", build):
+            pass
+    async with hosting.replica("embedding", build, **sections) as later:
+        stub = await later.stub(EmbeddingServiceStub, service="archival")
+        assert await space_of(stub) == NEXT
+        back = await stub.SwitchSpace(pb.SwitchSpaceRequest(space_id="wordllama@256"))
+        assert back.space.space_id == "wordllama@256"
+
+
+async def test_no_switch_while_a_running_process_cannot_follow(hosting: Hosting, both: ModelsSettings) -> None:
+    async with hosting.replica("embedding", build, models=both) as replica:
+        stub = await replica.stub(EmbeddingServiceStub, service="archival")
+        async with hosting.replica("embedding", build):
+            error = await failure(stub.SwitchSpace(pb.SwitchSpaceRequest(space_id=NEXT)))
+            assert error.reason == errors_pb2.REASON_SPACE_MISMATCH
+            assert (error.metadata["processes"], error.metadata["without"]) == ("2", "1")
+            assert "models.next_embedding_*" in error.message
+            assert await space_of(stub) == "wordllama@256"
+        # It ended and said so; nobody has to wait for it to be forgotten.
+        assert (await stub.SwitchSpace(pb.SwitchSpaceRequest(space_id=NEXT))).space.space_id == NEXT
+
+
+async def test_a_space_that_nobody_configured_cannot_become_active(replica: Replica) -> None:
+    stub = await replica.stub(EmbeddingServiceStub, service="archival")
+    error = await failure(stub.SwitchSpace(pb.SwitchSpaceRequest(space_id=NEXT)))
+    assert error.reason == errors_pb2.REASON_SPACE_MISMATCH
+    user = await replica.stub(EmbeddingServiceStub)
+    refused = await failure(user.SwitchSpace(pb.SwitchSpaceRequest(space_id=NEXT)))
+    assert refused.reason == errors_pb2.REASON_CALLER_NOT_ALLOWED
+
+
+async def test_a_next_space_that_is_the_active_one_is_refused_at_the_start(hosting: Hosting) -> None:
+    same = ModelsSettings(
+        next_embedding_provider="wordllama", next_embedding_model="wordllama", next_embedding_dimensions=256
+    )
+    with pytest.raises(ValueError, match="next_embedding"):
+        async with hosting.replica("embedding", build, models=same):
+            pass

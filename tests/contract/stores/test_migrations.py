@@ -29,6 +29,7 @@ WITH_HISTORY = [schema for schema in migrations.SCHEMAS if migrations.head(schem
 # Tables without a policy. They hold ids, states and times, never anyone's text.
 WORK_TABLES = {
     "archival.index_queue",
+    "embedding.process",
     "embedding.space",
     "orchestrator.conversation_lease",
     "orchestrator.mailbox",

@@ -5,15 +5,20 @@ from __future__ import annotations
 import pytest
 
 from mneme.embedding.provider import Model
-from mneme.embedding.space import Calibration, RecordedSpace, calibration, check
+from mneme.embedding.space import Calibration, RecordedSpace, calibration, choose, of
 from mneme.errors.v1 import errors_pb2
 from mneme.runtime.errors import Error
 
 TITAN = Model("bedrock", "amazon.titan-embed-text-v2:0", 1024, 8192, 1)
 
 
-def test_the_recorded_space_passes() -> None:
-    check(RecordedSpace("bedrock", "amazon.titan-embed-text-v2:0", 1024), TITAN)
+NEXT = Model("openai", "bge-m3", 1024, 8192, 64)
+
+
+def test_the_recorded_space_decides_which_of_the_configured_ones_is_active() -> None:
+    assert choose(RecordedSpace("bedrock", "amazon.titan-embed-text-v2:0", 1024), [TITAN]) is TITAN
+    assert choose(of(TITAN), [TITAN, NEXT]) is TITAN
+    assert choose(of(NEXT), [TITAN, NEXT]) is NEXT
 
 
 @pytest.mark.parametrize(
@@ -26,7 +31,7 @@ def test_the_recorded_space_passes() -> None:
 )
 def test_another_space_is_refused_with_both_names_and_a_way_out(recorded: RecordedSpace) -> None:
     with pytest.raises(Error, match="mneme reembed") as caught:
-        check(recorded, TITAN)
+        choose(recorded, [TITAN, NEXT])
     assert caught.value.reason == errors_pb2.REASON_SPACE_MISMATCH
     assert caught.value.metadata["recorded"] == recorded.space_id
     assert caught.value.metadata["configured"] == TITAN.space_id
