@@ -61,6 +61,54 @@ PASSAGE_KIND_SUMMARY: PassageKind.ValueType  # 5
 """A condensed account of other passages or messages."""
 Global___PassageKind: _TypeAlias = PassageKind  # noqa: Y015
 
+class _Comparison:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ComparisonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Comparison.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    COMPARISON_UNSPECIFIED: _Comparison.ValueType  # 0
+    """Means EQUAL."""
+    COMPARISON_EQUAL: _Comparison.ValueType  # 1
+    """Is this value; a number is equal to the same number however it is written."""
+    COMPARISON_NOT_EQUAL: _Comparison.ValueType  # 2
+    """Is another value, of whatever type, or is not there."""
+    COMPARISON_LESS: _Comparison.ValueType  # 3
+    """Is less."""
+    COMPARISON_LESS_OR_EQUAL: _Comparison.ValueType  # 4
+    """Is less or equal."""
+    COMPARISON_GREATER: _Comparison.ValueType  # 5
+    """Is greater."""
+    COMPARISON_GREATER_OR_EQUAL: _Comparison.ValueType  # 6
+    """Is greater or equal."""
+    COMPARISON_PRESENT: _Comparison.ValueType  # 7
+    """Is there, also as null."""
+    COMPARISON_ABSENT: _Comparison.ValueType  # 8
+    """Is not there."""
+
+class Comparison(_Comparison, metaclass=_ComparisonEnumTypeWrapper):
+    """How a value of the metadata is compared."""
+
+COMPARISON_UNSPECIFIED: Comparison.ValueType  # 0
+"""Means EQUAL."""
+COMPARISON_EQUAL: Comparison.ValueType  # 1
+"""Is this value; a number is equal to the same number however it is written."""
+COMPARISON_NOT_EQUAL: Comparison.ValueType  # 2
+"""Is another value, of whatever type, or is not there."""
+COMPARISON_LESS: Comparison.ValueType  # 3
+"""Is less."""
+COMPARISON_LESS_OR_EQUAL: Comparison.ValueType  # 4
+"""Is less or equal."""
+COMPARISON_GREATER: Comparison.ValueType  # 5
+"""Is greater."""
+COMPARISON_GREATER_OR_EQUAL: Comparison.ValueType  # 6
+"""Is greater or equal."""
+COMPARISON_PRESENT: Comparison.ValueType  # 7
+"""Is there, also as null."""
+COMPARISON_ABSENT: Comparison.ValueType  # 8
+"""Is not there."""
+Global___Comparison: _TypeAlias = Comparison  # noqa: Y015
+
 class _SearchMode:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -173,6 +221,7 @@ class Passage(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
     passage_id: _builtins.str
     """Id, `passage-…`. Output only, unless a service sets it to make its write repeatable."""
     user_id: _builtins.str
@@ -195,6 +244,8 @@ class Passage(_message.Message):
     """Why indexing failed. Output only."""
     version: _builtins.int
     """Number of the current version, from 1. Output only."""
+    etag: _builtins.str
+    """Changes with each version; an update can require it. Output only."""
     @_builtins.property
     def owner(self) -> Global___PassageOwner:
         """Owner. Output only; taken from the request."""
@@ -256,10 +307,11 @@ class Passage(_message.Message):
         version: _builtins.int = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
+        etag: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_importance", b"_importance", "create_time", b"create_time", "document", b"document", "importance", b"importance", "metadata", b"metadata", "owner", b"owner", "provenance", b"provenance", "update_time", b"update_time", "valid_from", b"valid_from", "valid_to", b"valid_to"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_importance", b"_importance", "create_time", b"create_time", "document", b"document", "importance", b"importance", "index_error", b"index_error", "index_state", b"index_state", "kind", b"kind", "metadata", b"metadata", "owner", b"owner", "passage_id", b"passage_id", "provenance", b"provenance", "quarantined", b"quarantined", "superseded_by", b"superseded_by", "superseded_reason", b"superseded_reason", "tags", b"tags", "text", b"text", "update_time", b"update_time", "user_id", b"user_id", "valid_from", b"valid_from", "valid_to", b"valid_to", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_importance", b"_importance", "create_time", b"create_time", "document", b"document", "etag", b"etag", "importance", b"importance", "index_error", b"index_error", "index_state", b"index_state", "kind", b"kind", "metadata", b"metadata", "owner", b"owner", "passage_id", b"passage_id", "provenance", b"provenance", "quarantined", b"quarantined", "superseded_by", b"superseded_by", "superseded_reason", b"superseded_reason", "tags", b"tags", "text", b"text", "update_time", b"update_time", "user_id", b"user_id", "valid_from", b"valid_from", "valid_to", b"valid_to", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__importance: _TypeAlias = _typing.Literal["importance"]  # noqa: Y015
     _WhichOneofArgType__importance: _TypeAlias = _typing.Literal["_importance", b"_importance"]  # noqa: Y015
@@ -324,6 +376,88 @@ class KnowledgeBase(_message.Message):
 Global___KnowledgeBase: _TypeAlias = KnowledgeBase  # noqa: Y015
 
 @_typing.final
+class NearPassage(_message.Message):
+    """A stored passage that says nearly what another text says."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PASSAGE_ID_FIELD_NUMBER: _builtins.int
+    SCORE_FIELD_NUMBER: _builtins.int
+    passage_id: _builtins.str
+    """The passage."""
+    score: _builtins.float
+    """Cosine of the two texts."""
+    def __init__(
+        self,
+        *,
+        passage_id: _builtins.str = ...,
+        score: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["passage_id", b"passage_id", "score", b"score"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NearPassage: _TypeAlias = NearPassage  # noqa: Y015
+
+@_typing.final
+class NearPassages(_message.Message):
+    """Which stored passages are near a new one. Nothing is merged: whether one replaces the other is for the caller to say."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PASSAGES_FIELD_NUMBER: _builtins.int
+    KNOWN_FIELD_NUMBER: _builtins.int
+    known: _builtins.bool
+    """False when they are not known: the new text had no vector yet."""
+    @_builtins.property
+    def passages(self) -> _containers.RepeatedCompositeFieldContainer[Global___NearPassage]:
+        """Passages of the same owner and audience stored before this request, nearest first. The same text is not among them."""
+
+    def __init__(
+        self,
+        *,
+        passages: _abc.Iterable[Global___NearPassage] | None = ...,
+        known: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["known", b"known", "passages", b"passages"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NearPassages: _TypeAlias = NearPassages  # noqa: Y015
+
+@_typing.final
+class Chunking(_message.Message):
+    """How a long text is cut into passages."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MAX_CHARS_FIELD_NUMBER: _builtins.int
+    OVERLAP_CHARS_FIELD_NUMBER: _builtins.int
+    max_chars: _builtins.int
+    """Most characters of a piece. 0: the deployment's, 1,600 unless it is set otherwise. At least 100."""
+    overlap_chars: _builtins.int
+    """Characters that a piece repeats at most from the piece before. Absent: a tenth of `max_chars`. At most half of it."""
+    def __init__(
+        self,
+        *,
+        max_chars: _builtins.int = ...,
+        overlap_chars: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_overlap_chars", b"_overlap_chars", "overlap_chars", b"overlap_chars"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_overlap_chars", b"_overlap_chars", "max_chars", b"max_chars", "overlap_chars", b"overlap_chars"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__overlap_chars: _TypeAlias = _typing.Literal["overlap_chars"]  # noqa: Y015
+    _WhichOneofArgType__overlap_chars: _TypeAlias = _typing.Literal["_overlap_chars", b"_overlap_chars"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__overlap_chars) -> _WhichOneofReturnType__overlap_chars | None: ...
+
+Global___Chunking: _TypeAlias = Chunking  # noqa: Y015
+
+@_typing.final
 class InsertPassageRequest(_message.Message):
     """Asks to store a passage."""
 
@@ -335,10 +469,13 @@ class InsertPassageRequest(_message.Message):
     VECTOR_FIELD_NUMBER: _builtins.int
     SUPERSEDES_PASSAGE_IDS_FIELD_NUMBER: _builtins.int
     SUPERSEDE_REASON_FIELD_NUMBER: _builtins.int
+    NEAR_LIMIT_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Makes a retry safe."""
     supersede_reason: _builtins.str
     """Why they are replaced."""
+    near_limit: _builtins.int
+    """Most near duplicates to report, at most 20. 0: none are looked for."""
     @_builtins.property
     def owner(self) -> Global___PassageOwner:
         """Who shall own it."""
@@ -366,10 +503,11 @@ class InsertPassageRequest(_message.Message):
         vector: _common_pb2.Vector | None = ...,
         supersedes_passage_ids: _abc.Iterable[_builtins.str] | None = ...,
         supersede_reason: _builtins.str = ...,
+        near_limit: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["owner", b"owner", "passage", b"passage", "vector", b"vector"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["owner", b"owner", "passage", b"passage", "request_id", b"request_id", "supersede_reason", b"supersede_reason", "supersedes_passage_ids", b"supersedes_passage_ids", "vector", b"vector"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["near_limit", b"near_limit", "owner", b"owner", "passage", b"passage", "request_id", b"request_id", "supersede_reason", b"supersede_reason", "supersedes_passage_ids", b"supersedes_passage_ids", "vector", b"vector"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -383,21 +521,27 @@ class InsertPassageResponse(_message.Message):
 
     PASSAGE_FIELD_NUMBER: _builtins.int
     DUPLICATE_FIELD_NUMBER: _builtins.int
+    NEAR_FIELD_NUMBER: _builtins.int
     duplicate: _builtins.bool
     """True when the same text was there already: nothing was added."""
     @_builtins.property
     def passage(self) -> Global___Passage:
         """The passage as stored."""
 
+    @_builtins.property
+    def near(self) -> Global___NearPassages:
+        """Near duplicates, where the request asks for them."""
+
     def __init__(
         self,
         *,
         passage: Global___Passage | None = ...,
         duplicate: _builtins.bool = ...,
+        near: Global___NearPassages | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["passage", b"passage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["near", b"near", "passage", b"passage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["duplicate", b"duplicate", "passage", b"passage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["duplicate", b"duplicate", "near", b"near", "passage", b"passage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -413,8 +557,14 @@ class PassageItem(_message.Message):
     VECTOR_FIELD_NUMBER: _builtins.int
     SUPERSEDES_PASSAGE_IDS_FIELD_NUMBER: _builtins.int
     SUPERSEDE_REASON_FIELD_NUMBER: _builtins.int
+    CHUNKING_FIELD_NUMBER: _builtins.int
+    REPLACE_DOCUMENT_FIELD_NUMBER: _builtins.int
     supersede_reason: _builtins.str
     """Why they are replaced."""
+    replace_document: _builtins.bool
+    """The text is the whole document `document.document_id` as it is now: pieces of it that are stored already stay, pieces
+    that are gone are superseded by those in their place.
+    """
     @_builtins.property
     def passage(self) -> Global___Passage:
         """The passage; `text` must not be empty."""
@@ -425,7 +575,18 @@ class PassageItem(_message.Message):
 
     @_builtins.property
     def supersedes_passage_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Passages of the same owner that this one replaces, stored before this batch. At most 100."""
+        """Passages of the same owner that this one replaces, stored before this batch. At most 100. Not with an item that is
+        cut into pieces.
+        """
+
+    @_builtins.property
+    def chunking(self) -> Global___Chunking:
+        """Cuts the text into pieces at paragraphs and sentences, each a passage with its `document` span. Absent: a text of
+        more than 8,000 characters (unless the deployment sets it otherwise) that comes without a vector is cut, for a vector
+        tells of a beginning of about that length. The document's `start_char` is where the text begins in it, so that a
+        document of any length can come in sections; without `document_id` it is named after its content. A vector cannot be
+        given for a text that is cut.
+        """
 
     def __init__(
         self,
@@ -434,10 +595,12 @@ class PassageItem(_message.Message):
         vector: _common_pb2.Vector | None = ...,
         supersedes_passage_ids: _abc.Iterable[_builtins.str] | None = ...,
         supersede_reason: _builtins.str = ...,
+        chunking: Global___Chunking | None = ...,
+        replace_document: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["passage", b"passage", "vector", b"vector"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["chunking", b"chunking", "passage", b"passage", "vector", b"vector"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["passage", b"passage", "supersede_reason", b"supersede_reason", "supersedes_passage_ids", b"supersedes_passage_ids", "vector", b"vector"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunking", b"chunking", "passage", b"passage", "replace_document", b"replace_document", "supersede_reason", b"supersede_reason", "supersedes_passage_ids", b"supersedes_passage_ids", "vector", b"vector"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -452,8 +615,11 @@ class InsertPassagesRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     OWNER_FIELD_NUMBER: _builtins.int
     ITEMS_FIELD_NUMBER: _builtins.int
+    NEAR_LIMIT_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Makes a retry safe."""
+    near_limit: _builtins.int
+    """Most near duplicates to report for each item, at most 20. 0: none are looked for."""
     @_builtins.property
     def owner(self) -> Global___PassageOwner:
         """Who shall own them."""
@@ -468,10 +634,11 @@ class InsertPassagesRequest(_message.Message):
         request_id: _builtins.str = ...,
         owner: Global___PassageOwner | None = ...,
         items: _abc.Iterable[Global___PassageItem] | None = ...,
+        near_limit: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["owner", b"owner"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["items", b"items", "owner", b"owner", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["items", b"items", "near_limit", b"near_limit", "owner", b"owner", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -487,6 +654,9 @@ class ItemResult(_message.Message):
     PASSAGE_ID_FIELD_NUMBER: _builtins.int
     DUPLICATE_OF_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
+    PIECE_IDS_FIELD_NUMBER: _builtins.int
+    SUPERSEDED_PASSAGE_IDS_FIELD_NUMBER: _builtins.int
+    NEAR_FIELD_NUMBER: _builtins.int
     index: _builtins.int
     """Position of the item in the request, from 0."""
     passage_id: _builtins.str
@@ -497,6 +667,20 @@ class ItemResult(_message.Message):
     def error(self) -> _common_pb2.Failure:
         """Why it was refused."""
 
+    @_builtins.property
+    def piece_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Passages of an item that was cut into pieces, in their order. The outcome names the first one that was stored, or
+        the first one when all were there already.
+        """
+
+    @_builtins.property
+    def superseded_passage_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Passages that an item with `replace_document` superseded."""
+
+    @_builtins.property
+    def near(self) -> Global___NearPassages:
+        """Near duplicates, where the request asks for them and the item was not cut."""
+
     def __init__(
         self,
         *,
@@ -504,10 +688,13 @@ class ItemResult(_message.Message):
         passage_id: _builtins.str = ...,
         duplicate_of: _builtins.str = ...,
         error: _common_pb2.Failure | None = ...,
+        piece_ids: _abc.Iterable[_builtins.str] | None = ...,
+        superseded_passage_ids: _abc.Iterable[_builtins.str] | None = ...,
+        near: Global___NearPassages | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["duplicate_of", b"duplicate_of", "error", b"error", "outcome", b"outcome", "passage_id", b"passage_id"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["duplicate_of", b"duplicate_of", "error", b"error", "near", b"near", "outcome", b"outcome", "passage_id", b"passage_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["duplicate_of", b"duplicate_of", "error", b"error", "index", b"index", "outcome", b"outcome", "passage_id", b"passage_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["duplicate_of", b"duplicate_of", "error", b"error", "index", b"index", "near", b"near", "outcome", b"outcome", "passage_id", b"passage_id", "piece_ids", b"piece_ids", "superseded_passage_ids", b"superseded_passage_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_outcome: _TypeAlias = _typing.Literal["passage_id", "duplicate_of", "error"]  # noqa: Y015
     _WhichOneofArgType_outcome: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
@@ -525,12 +712,15 @@ class InsertPassagesResponse(_message.Message):
     INSERTED_COUNT_FIELD_NUMBER: _builtins.int
     DUPLICATE_COUNT_FIELD_NUMBER: _builtins.int
     ERROR_COUNT_FIELD_NUMBER: _builtins.int
+    PASSAGE_COUNT_FIELD_NUMBER: _builtins.int
     inserted_count: _builtins.int
     """Number stored."""
     duplicate_count: _builtins.int
     """Number that was there already."""
     error_count: _builtins.int
     """Number refused."""
+    passage_count: _builtins.int
+    """Passages stored, more than items where texts were cut."""
     @_builtins.property
     def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___ItemResult]:
         """A result an item, in the order of the items."""
@@ -542,10 +732,11 @@ class InsertPassagesResponse(_message.Message):
         inserted_count: _builtins.int = ...,
         duplicate_count: _builtins.int = ...,
         error_count: _builtins.int = ...,
+        passage_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["duplicate_count", b"duplicate_count", "error_count", b"error_count", "inserted_count", b"inserted_count", "results", b"results"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["duplicate_count", b"duplicate_count", "error_count", b"error_count", "inserted_count", b"inserted_count", "passage_count", b"passage_count", "results", b"results"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -591,8 +782,15 @@ class IngestStart(_message.Message):
 
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     OWNER_FIELD_NUMBER: _builtins.int
+    FIRST_INDEX_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
-    """Names the ingest. A stream that was cut can be sent again whole: stored items are recognised."""
+    """Names the ingest. A stream that was cut goes on with `first_index`, or is sent again whole: stored items are
+    recognised and counted as duplicates.
+    """
+    first_index: _builtins.int
+    """Goes on with an ingest: position of the first item that follows, at most the `next_index` of GetIngest. Items before
+    that are skipped, and counts go on. 0: begins anew. A long ingest can so be sent in several streams.
+    """
     @_builtins.property
     def owner(self) -> Global___PassageOwner:
         """Who shall own the passages."""
@@ -602,10 +800,11 @@ class IngestStart(_message.Message):
         *,
         request_id: _builtins.str = ...,
         owner: Global___PassageOwner | None = ...,
+        first_index: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["owner", b"owner"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["owner", b"owner", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["first_index", b"first_index", "owner", b"owner", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -613,7 +812,7 @@ Global___IngestStart: _TypeAlias = IngestStart  # noqa: Y015
 
 @_typing.final
 class IngestPassagesResponse(_message.Message):
-    """Holds the outcome of an ingest."""
+    """Holds the outcome of an ingest: of all its streams together."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -621,12 +820,18 @@ class IngestPassagesResponse(_message.Message):
     DUPLICATE_COUNT_FIELD_NUMBER: _builtins.int
     ERROR_COUNT_FIELD_NUMBER: _builtins.int
     ERRORS_FIELD_NUMBER: _builtins.int
+    PASSAGE_COUNT_FIELD_NUMBER: _builtins.int
+    NEXT_INDEX_FIELD_NUMBER: _builtins.int
     inserted_count: _builtins.int
     """Number stored."""
     duplicate_count: _builtins.int
     """Number that was there already."""
     error_count: _builtins.int
     """Number refused."""
+    passage_count: _builtins.int
+    """Passages stored, more than items where texts were cut."""
+    next_index: _builtins.int
+    """Position behind the last item that is settled."""
     @_builtins.property
     def errors(self) -> _containers.RepeatedCompositeFieldContainer[Global___ItemResult]:
         """The refused items, at most the first 1000."""
@@ -638,14 +843,104 @@ class IngestPassagesResponse(_message.Message):
         duplicate_count: _builtins.int = ...,
         error_count: _builtins.int = ...,
         errors: _abc.Iterable[Global___ItemResult] | None = ...,
+        passage_count: _builtins.int = ...,
+        next_index: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["duplicate_count", b"duplicate_count", "error_count", b"error_count", "errors", b"errors", "inserted_count", b"inserted_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["duplicate_count", b"duplicate_count", "error_count", b"error_count", "errors", b"errors", "inserted_count", b"inserted_count", "next_index", b"next_index", "passage_count", b"passage_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___IngestPassagesResponse: _TypeAlias = IngestPassagesResponse  # noqa: Y015
+
+@_typing.final
+class GetIngestRequest(_message.Message):
+    """Asks how far an ingest has come."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """The ingest, by the `request_id` of its start."""
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetIngestRequest: _TypeAlias = GetIngestRequest  # noqa: Y015
+
+@_typing.final
+class GetIngestResponse(_message.Message):
+    """Holds the progress of an ingest."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OWNER_FIELD_NUMBER: _builtins.int
+    NEXT_INDEX_FIELD_NUMBER: _builtins.int
+    INSERTED_COUNT_FIELD_NUMBER: _builtins.int
+    DUPLICATE_COUNT_FIELD_NUMBER: _builtins.int
+    ERROR_COUNT_FIELD_NUMBER: _builtins.int
+    ERRORS_FIELD_NUMBER: _builtins.int
+    PASSAGE_COUNT_FIELD_NUMBER: _builtins.int
+    PENDING_COUNT_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    next_index: _builtins.int
+    """Position behind the last item that is settled: stored, recognised or refused. Where to go on."""
+    inserted_count: _builtins.int
+    """Number stored."""
+    duplicate_count: _builtins.int
+    """Number that was there already."""
+    error_count: _builtins.int
+    """Number refused."""
+    passage_count: _builtins.int
+    """Passages stored, more than items where texts were cut."""
+    pending_count: _builtins.int
+    """Passages of this owner, of any ingest, that wait for a vector: found by words, not by meaning yet."""
+    @_builtins.property
+    def owner(self) -> Global___PassageOwner:
+        """Who owns the passages."""
+
+    @_builtins.property
+    def errors(self) -> _containers.RepeatedCompositeFieldContainer[Global___ItemResult]:
+        """The refused items, at most the first 1000."""
+
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """When it began."""
+
+    @_builtins.property
+    def update_time(self) -> _timestamp_pb2.Timestamp:
+        """When the last items were settled."""
+
+    def __init__(
+        self,
+        *,
+        owner: Global___PassageOwner | None = ...,
+        next_index: _builtins.int = ...,
+        inserted_count: _builtins.int = ...,
+        duplicate_count: _builtins.int = ...,
+        error_count: _builtins.int = ...,
+        errors: _abc.Iterable[Global___ItemResult] | None = ...,
+        passage_count: _builtins.int = ...,
+        pending_count: _builtins.int = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+        update_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "owner", b"owner", "update_time", b"update_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "duplicate_count", b"duplicate_count", "error_count", b"error_count", "errors", b"errors", "inserted_count", b"inserted_count", "next_index", b"next_index", "owner", b"owner", "passage_count", b"passage_count", "pending_count", b"pending_count", "update_time", b"update_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetIngestResponse: _TypeAlias = GetIngestResponse  # noqa: Y015
 
 @_typing.final
 class GetPassageRequest(_message.Message):
@@ -694,6 +989,58 @@ class GetPassageResponse(_message.Message):
 Global___GetPassageResponse: _TypeAlias = GetPassageResponse  # noqa: Y015
 
 @_typing.final
+class MetadataCondition(_message.Message):
+    """A condition on one value of a passage's metadata. A value of another type than the one compared with is neither less
+    nor greater.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PATH_FIELD_NUMBER: _builtins.int
+    COMPARISON_FIELD_NUMBER: _builtins.int
+    NUMBER_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    FLAG_FIELD_NUMBER: _builtins.int
+    TIME_FIELD_NUMBER: _builtins.int
+    comparison: Global___Comparison.ValueType
+    """How it is compared."""
+    number: _builtins.float
+    """A number."""
+    text: _builtins.str
+    """A text; less and greater go by code points."""
+    flag: _builtins.bool
+    """A truth value; only equal or not."""
+    @_builtins.property
+    def path(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Keys from the outermost to the value, at most 8. In a list the number of an element, from 0."""
+
+    @_builtins.property
+    def time(self) -> _timestamp_pb2.Timestamp:
+        """A moment. The metadata holds it as text: a date (`2026-01-31`: its beginning in UTC) or a time with its zone
+        (`2026-01-31T08:00:00Z`, `2026-01-31T08:00:00.5+08:00`); other texts are no moment.
+        """
+
+    def __init__(
+        self,
+        *,
+        path: _abc.Iterable[_builtins.str] | None = ...,
+        comparison: Global___Comparison.ValueType = ...,
+        number: _builtins.float = ...,
+        text: _builtins.str = ...,
+        flag: _builtins.bool = ...,
+        time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["flag", b"flag", "number", b"number", "text", b"text", "time", b"time", "value", b"value"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["comparison", b"comparison", "flag", b"flag", "number", b"number", "path", b"path", "text", b"text", "time", b"time", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_value: _TypeAlias = _typing.Literal["number", "text", "flag", "time"]  # noqa: Y015
+    _WhichOneofArgType_value: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_value) -> _WhichOneofReturnType_value | None: ...
+
+Global___MetadataCondition: _TypeAlias = MetadataCondition  # noqa: Y015
+
+@_typing.final
 class PassageFilter(_message.Message):
     """Which passages a listing or search considers. All conditions must hold."""
 
@@ -709,6 +1056,9 @@ class PassageFilter(_message.Message):
     INCLUDE_QUARANTINED_FIELD_NUMBER: _builtins.int
     INCLUDE_SUPERSEDED_FIELD_NUMBER: _builtins.int
     USER_ID_FIELD_NUMBER: _builtins.int
+    CONDITIONS_FIELD_NUMBER: _builtins.int
+    DOCUMENT_IDS_FIELD_NUMBER: _builtins.int
+    INDEX_STATES_FIELD_NUMBER: _builtins.int
     include_quarantined: _builtins.bool
     """Also quarantined passages."""
     include_superseded: _builtins.bool
@@ -745,7 +1095,21 @@ class PassageFilter(_message.Message):
 
     @_builtins.property
     def recorded_as_of(self) -> _timestamp_pb2.Timestamp:
-        """What was known at this moment: leaves out what was stored later, and ignores what was superseded later."""
+        """What was known at this moment: every passage as it was then, its text and fields included. Leaves out what was
+        stored later and, by design, what has been deleted since.
+        """
+
+    @_builtins.property
+    def conditions(self) -> _containers.RepeatedCompositeFieldContainer[Global___MetadataCondition]:
+        """Only passages whose metadata fulfils all of these. At most 16."""
+
+    @_builtins.property
+    def document_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Only pieces of these documents. At most 100."""
+
+    @_builtins.property
+    def index_states(self) -> _containers.RepeatedScalarFieldContainer[_common_pb2.IndexState.ValueType]:
+        """Only passages that search by meaning finds, does not find yet, or cannot find. Empty: all. At most 4."""
 
     def __init__(
         self,
@@ -760,10 +1124,13 @@ class PassageFilter(_message.Message):
         include_quarantined: _builtins.bool = ...,
         include_superseded: _builtins.bool = ...,
         user_id: _builtins.str = ...,
+        conditions: _abc.Iterable[Global___MetadataCondition] | None = ...,
+        document_ids: _abc.Iterable[_builtins.str] | None = ...,
+        index_states: _abc.Iterable[_common_pb2.IndexState.ValueType] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "create_time_range", b"create_time_range", "metadata", b"metadata", "recorded_as_of", b"recorded_as_of"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["all_tags", b"all_tags", "any_tags", b"any_tags", "as_of", b"as_of", "create_time_range", b"create_time_range", "include_quarantined", b"include_quarantined", "include_superseded", b"include_superseded", "kinds", b"kinds", "metadata", b"metadata", "recorded_as_of", b"recorded_as_of", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["all_tags", b"all_tags", "any_tags", b"any_tags", "as_of", b"as_of", "conditions", b"conditions", "create_time_range", b"create_time_range", "document_ids", b"document_ids", "include_quarantined", b"include_quarantined", "include_superseded", b"include_superseded", "index_states", b"index_states", "kinds", b"kinds", "metadata", b"metadata", "recorded_as_of", b"recorded_as_of", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -846,10 +1213,13 @@ class UpdatePassageRequest(_message.Message):
     PASSAGE_FIELD_NUMBER: _builtins.int
     UPDATE_MASK_FIELD_NUMBER: _builtins.int
     PROVENANCE_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Makes a retry safe."""
     passage_id: _builtins.str
     """The passage."""
+    etag: _builtins.str
+    """Changes only what still has this etag. Empty: always."""
     @_builtins.property
     def passage(self) -> Global___Passage:
         """The new fields."""
@@ -870,10 +1240,11 @@ class UpdatePassageRequest(_message.Message):
         passage: Global___Passage | None = ...,
         update_mask: _field_mask_pb2.FieldMask | None = ...,
         provenance: _common_pb2.Provenance | None = ...,
+        etag: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["passage", b"passage", "provenance", b"provenance", "update_mask", b"update_mask"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["passage", b"passage", "passage_id", b"passage_id", "provenance", b"provenance", "request_id", b"request_id", "update_mask", b"update_mask"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "passage", b"passage", "passage_id", b"passage_id", "provenance", b"provenance", "request_id", b"request_id", "update_mask", b"update_mask"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -904,6 +1275,246 @@ class UpdatePassageResponse(_message.Message):
 Global___UpdatePassageResponse: _TypeAlias = UpdatePassageResponse  # noqa: Y015
 
 @_typing.final
+class PassageVersion(_message.Message):
+    """What a passage was for a time."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PASSAGE_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    START_TIME_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    PROVENANCE_FIELD_NUMBER: _builtins.int
+    TRACE_ID_FIELD_NUMBER: _builtins.int
+    version: _builtins.int
+    """Number, from 1."""
+    actor: _builtins.str
+    """Who made it."""
+    kind: _common_pb2.MemoryChangeKind.ValueType
+    """What was done."""
+    trace_id: _builtins.str
+    """Trace in which it was made, as 32 hex digits."""
+    @_builtins.property
+    def passage(self) -> Global___Passage:
+        """The passage with its text and fields as they were; its `provenance` tells what the text rests on."""
+
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """From when it was current."""
+
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """Until when it was current. Absent: it is."""
+
+    @_builtins.property
+    def provenance(self) -> _common_pb2.Provenance:
+        """Why it was made."""
+
+    def __init__(
+        self,
+        *,
+        passage: Global___Passage | None = ...,
+        version: _builtins.int = ...,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+        actor: _builtins.str = ...,
+        kind: _common_pb2.MemoryChangeKind.ValueType = ...,
+        provenance: _common_pb2.Provenance | None = ...,
+        trace_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "passage", b"passage", "provenance", b"provenance", "start_time", b"start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "end_time", b"end_time", "kind", b"kind", "passage", b"passage", "provenance", b"provenance", "start_time", b"start_time", "trace_id", b"trace_id", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PassageVersion: _TypeAlias = PassageVersion  # noqa: Y015
+
+@_typing.final
+class ListPassageVersionsRequest(_message.Message):
+    """Asks for a page of versions."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PASSAGE_ID_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    passage_id: _builtins.str
+    """The passage."""
+    page_size: _builtins.int
+    """Most versions to return. 0: 50; at most 500. A page also ends at 3 MiB: the end is an empty token."""
+    page_token: _builtins.str
+    """Token of the page, from the previous response."""
+    def __init__(
+        self,
+        *,
+        passage_id: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "passage_id", b"passage_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListPassageVersionsRequest: _TypeAlias = ListPassageVersionsRequest  # noqa: Y015
+
+@_typing.final
+class ListPassageVersionsResponse(_message.Message):
+    """Holds a page of versions."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSIONS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Token of the next page; empty at the end."""
+    @_builtins.property
+    def versions(self) -> _containers.RepeatedCompositeFieldContainer[Global___PassageVersion]:
+        """Versions, newest first."""
+
+    def __init__(
+        self,
+        *,
+        versions: _abc.Iterable[Global___PassageVersion] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "versions", b"versions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListPassageVersionsResponse: _TypeAlias = ListPassageVersionsResponse  # noqa: Y015
+
+@_typing.final
+class RestorePassageVersionRequest(_message.Message):
+    """Asks to go back to a version."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    PASSAGE_ID_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    PROVENANCE_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Makes a retry safe."""
+    passage_id: _builtins.str
+    """The passage."""
+    version: _builtins.int
+    """Number of the version whose text and fields shall be current again."""
+    etag: _builtins.str
+    """Restores only if the passage still has this etag. Empty: always."""
+    @_builtins.property
+    def provenance(self) -> _common_pb2.Provenance:
+        """Why."""
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        passage_id: _builtins.str = ...,
+        version: _builtins.int = ...,
+        etag: _builtins.str = ...,
+        provenance: _common_pb2.Provenance | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["provenance", b"provenance"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "passage_id", b"passage_id", "provenance", b"provenance", "request_id", b"request_id", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RestorePassageVersionRequest: _TypeAlias = RestorePassageVersionRequest  # noqa: Y015
+
+@_typing.final
+class RestorePassageVersionResponse(_message.Message):
+    """Holds the restored passage."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PASSAGE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def passage(self) -> Global___Passage:
+        """The passage as stored."""
+
+    def __init__(
+        self,
+        *,
+        passage: Global___Passage | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["passage", b"passage"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["passage", b"passage"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RestorePassageVersionResponse: _TypeAlias = RestorePassageVersionResponse  # noqa: Y015
+
+@_typing.final
+class ReinstatePassageRequest(_message.Message):
+    """Asks to undo a supersession."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    PASSAGE_ID_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    PROVENANCE_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Makes a retry safe."""
+    passage_id: _builtins.str
+    """The passage."""
+    etag: _builtins.str
+    """Reinstates only if the passage still has this etag. Empty: always."""
+    @_builtins.property
+    def provenance(self) -> _common_pb2.Provenance:
+        """Why."""
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        passage_id: _builtins.str = ...,
+        etag: _builtins.str = ...,
+        provenance: _common_pb2.Provenance | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["provenance", b"provenance"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "passage_id", b"passage_id", "provenance", b"provenance", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReinstatePassageRequest: _TypeAlias = ReinstatePassageRequest  # noqa: Y015
+
+@_typing.final
+class ReinstatePassageResponse(_message.Message):
+    """Holds the reinstated passage."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PASSAGE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def passage(self) -> Global___Passage:
+        """The passage as stored."""
+
+    def __init__(
+        self,
+        *,
+        passage: Global___Passage | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["passage", b"passage"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["passage", b"passage"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReinstatePassageResponse: _TypeAlias = ReinstatePassageResponse  # noqa: Y015
+
+@_typing.final
 class DeletePassageRequest(_message.Message):
     """Asks to delete a passage."""
 
@@ -913,12 +1524,15 @@ class DeletePassageRequest(_message.Message):
     PASSAGE_ID_FIELD_NUMBER: _builtins.int
     PROVENANCE_FIELD_NUMBER: _builtins.int
     AGENT_ID_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Makes a retry safe."""
     passage_id: _builtins.str
     """The passage."""
     agent_id: _builtins.str
     """Deletes only if this agent owns the passage. Empty: no check."""
+    etag: _builtins.str
+    """Deletes only what still has this etag. Empty: always."""
     @_builtins.property
     def provenance(self) -> _common_pb2.Provenance:
         """Why it is deleted."""
@@ -930,10 +1544,11 @@ class DeletePassageRequest(_message.Message):
         passage_id: _builtins.str = ...,
         provenance: _common_pb2.Provenance | None = ...,
         agent_id: _builtins.str = ...,
+        etag: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["provenance", b"provenance"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "passage_id", b"passage_id", "provenance", b"provenance", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "etag", b"etag", "passage_id", b"passage_id", "provenance", b"provenance", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -51,6 +51,11 @@ class ArchivalServiceStub:
                 request_serializer=mneme_dot_archival_dot_v1_dot_archival__pb2.IngestPassagesRequest.SerializeToString,
                 response_deserializer=mneme_dot_archival_dot_v1_dot_archival__pb2.IngestPassagesResponse.FromString,
                 _registered_method=True)
+        self.GetIngest = channel.unary_unary(
+                '/mneme.archival.v1.ArchivalService/GetIngest',
+                request_serializer=mneme_dot_archival_dot_v1_dot_archival__pb2.GetIngestRequest.SerializeToString,
+                response_deserializer=mneme_dot_archival_dot_v1_dot_archival__pb2.GetIngestResponse.FromString,
+                _registered_method=True)
         self.GetPassage = channel.unary_unary(
                 '/mneme.archival.v1.ArchivalService/GetPassage',
                 request_serializer=mneme_dot_archival_dot_v1_dot_archival__pb2.GetPassageRequest.SerializeToString,
@@ -65,6 +70,21 @@ class ArchivalServiceStub:
                 '/mneme.archival.v1.ArchivalService/UpdatePassage',
                 request_serializer=mneme_dot_archival_dot_v1_dot_archival__pb2.UpdatePassageRequest.SerializeToString,
                 response_deserializer=mneme_dot_archival_dot_v1_dot_archival__pb2.UpdatePassageResponse.FromString,
+                _registered_method=True)
+        self.ListPassageVersions = channel.unary_unary(
+                '/mneme.archival.v1.ArchivalService/ListPassageVersions',
+                request_serializer=mneme_dot_archival_dot_v1_dot_archival__pb2.ListPassageVersionsRequest.SerializeToString,
+                response_deserializer=mneme_dot_archival_dot_v1_dot_archival__pb2.ListPassageVersionsResponse.FromString,
+                _registered_method=True)
+        self.RestorePassageVersion = channel.unary_unary(
+                '/mneme.archival.v1.ArchivalService/RestorePassageVersion',
+                request_serializer=mneme_dot_archival_dot_v1_dot_archival__pb2.RestorePassageVersionRequest.SerializeToString,
+                response_deserializer=mneme_dot_archival_dot_v1_dot_archival__pb2.RestorePassageVersionResponse.FromString,
+                _registered_method=True)
+        self.ReinstatePassage = channel.unary_unary(
+                '/mneme.archival.v1.ArchivalService/ReinstatePassage',
+                request_serializer=mneme_dot_archival_dot_v1_dot_archival__pb2.ReinstatePassageRequest.SerializeToString,
+                response_deserializer=mneme_dot_archival_dot_v1_dot_archival__pb2.ReinstatePassageResponse.FromString,
                 _registered_method=True)
         self.DeletePassage = channel.unary_unary(
                 '/mneme.archival.v1.ArchivalService/DeletePassage',
@@ -155,7 +175,16 @@ class ArchivalServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def IngestPassages(self, request_iterator, context):
-        """Stores a stream of passages, with back-pressure by the transport; answers when all are stored.
+        """Stores a stream of passages, with back-pressure by the transport; answers when all are stored. A bad item does not
+        fail its neighbours. Items are stored in order, in batches: what GetIngest counts is durable and findable.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetIngest(self, request, context):
+        """Tells how far an ingest has come, also while it runs, and where to go on after a cut. It is known for seven days
+        after its last item.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -176,14 +205,38 @@ class ArchivalServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def UpdatePassage(self, request, context):
-        """Changes fields of a passage; a changed text is indexed again.
+        """Changes fields of a passage; a changed text is indexed again. Each change keeps the version before.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListPassageVersions(self, request, context):
+        """Lists what a passage was, newest version first: text and fields, who changed them, why, from when to when. A
+        deletion removes all versions.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RestorePassageVersion(self, request, context):
+        """Makes the text and fields of an earlier version current again, as a new version. Whether the passage is quarantined
+        or superseded stays as it is.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReinstatePassage(self, request, context):
+        """Undoes a supersession: the passage is true again for as long as it was before, and no longer names a successor. The
+        successor stays.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeletePassage(self, request, context):
-        """Deletes one passage.
+        """Deletes one passage with its versions, also from questions about the past: only the audit tells that it was there.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -293,6 +346,11 @@ def add_ArchivalServiceServicer_to_server(servicer, server):
                     request_deserializer=mneme_dot_archival_dot_v1_dot_archival__pb2.IngestPassagesRequest.FromString,
                     response_serializer=mneme_dot_archival_dot_v1_dot_archival__pb2.IngestPassagesResponse.SerializeToString,
             ),
+            'GetIngest': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetIngest,
+                    request_deserializer=mneme_dot_archival_dot_v1_dot_archival__pb2.GetIngestRequest.FromString,
+                    response_serializer=mneme_dot_archival_dot_v1_dot_archival__pb2.GetIngestResponse.SerializeToString,
+            ),
             'GetPassage': grpc.unary_unary_rpc_method_handler(
                     servicer.GetPassage,
                     request_deserializer=mneme_dot_archival_dot_v1_dot_archival__pb2.GetPassageRequest.FromString,
@@ -307,6 +365,21 @@ def add_ArchivalServiceServicer_to_server(servicer, server):
                     servicer.UpdatePassage,
                     request_deserializer=mneme_dot_archival_dot_v1_dot_archival__pb2.UpdatePassageRequest.FromString,
                     response_serializer=mneme_dot_archival_dot_v1_dot_archival__pb2.UpdatePassageResponse.SerializeToString,
+            ),
+            'ListPassageVersions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListPassageVersions,
+                    request_deserializer=mneme_dot_archival_dot_v1_dot_archival__pb2.ListPassageVersionsRequest.FromString,
+                    response_serializer=mneme_dot_archival_dot_v1_dot_archival__pb2.ListPassageVersionsResponse.SerializeToString,
+            ),
+            'RestorePassageVersion': grpc.unary_unary_rpc_method_handler(
+                    servicer.RestorePassageVersion,
+                    request_deserializer=mneme_dot_archival_dot_v1_dot_archival__pb2.RestorePassageVersionRequest.FromString,
+                    response_serializer=mneme_dot_archival_dot_v1_dot_archival__pb2.RestorePassageVersionResponse.SerializeToString,
+            ),
+            'ReinstatePassage': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReinstatePassage,
+                    request_deserializer=mneme_dot_archival_dot_v1_dot_archival__pb2.ReinstatePassageRequest.FromString,
+                    response_serializer=mneme_dot_archival_dot_v1_dot_archival__pb2.ReinstatePassageResponse.SerializeToString,
             ),
             'DeletePassage': grpc.unary_unary_rpc_method_handler(
                     servicer.DeletePassage,
@@ -468,6 +541,33 @@ class ArchivalService:
             _registered_method=True)
 
     @staticmethod
+    def GetIngest(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mneme.archival.v1.ArchivalService/GetIngest',
+            mneme_dot_archival_dot_v1_dot_archival__pb2.GetIngestRequest.SerializeToString,
+            mneme_dot_archival_dot_v1_dot_archival__pb2.GetIngestResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def GetPassage(request,
             target,
             options=(),
@@ -538,6 +638,87 @@ class ArchivalService:
             '/mneme.archival.v1.ArchivalService/UpdatePassage',
             mneme_dot_archival_dot_v1_dot_archival__pb2.UpdatePassageRequest.SerializeToString,
             mneme_dot_archival_dot_v1_dot_archival__pb2.UpdatePassageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListPassageVersions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mneme.archival.v1.ArchivalService/ListPassageVersions',
+            mneme_dot_archival_dot_v1_dot_archival__pb2.ListPassageVersionsRequest.SerializeToString,
+            mneme_dot_archival_dot_v1_dot_archival__pb2.ListPassageVersionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RestorePassageVersion(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mneme.archival.v1.ArchivalService/RestorePassageVersion',
+            mneme_dot_archival_dot_v1_dot_archival__pb2.RestorePassageVersionRequest.SerializeToString,
+            mneme_dot_archival_dot_v1_dot_archival__pb2.RestorePassageVersionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReinstatePassage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mneme.archival.v1.ArchivalService/ReinstatePassage',
+            mneme_dot_archival_dot_v1_dot_archival__pb2.ReinstatePassageRequest.SerializeToString,
+            mneme_dot_archival_dot_v1_dot_archival__pb2.ReinstatePassageResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -45,15 +45,33 @@ class ArchivalServiceStub:
     InsertPassages: _grpc.UnaryUnaryMultiCallable[_archival_pb2.InsertPassagesRequest, _archival_pb2.InsertPassagesResponse]
     """Stores many passages; a bad one does not fail its neighbours."""
     IngestPassages: _grpc.StreamUnaryMultiCallable[_archival_pb2.IngestPassagesRequest, _archival_pb2.IngestPassagesResponse]
-    """Stores a stream of passages, with back-pressure by the transport; answers when all are stored."""
+    """Stores a stream of passages, with back-pressure by the transport; answers when all are stored. A bad item does not
+    fail its neighbours. Items are stored in order, in batches: what GetIngest counts is durable and findable.
+    """
+    GetIngest: _grpc.UnaryUnaryMultiCallable[_archival_pb2.GetIngestRequest, _archival_pb2.GetIngestResponse]
+    """Tells how far an ingest has come, also while it runs, and where to go on after a cut. It is known for seven days
+    after its last item.
+    """
     GetPassage: _grpc.UnaryUnaryMultiCallable[_archival_pb2.GetPassageRequest, _archival_pb2.GetPassageResponse]
     """Returns one passage."""
     ListPassages: _grpc.UnaryUnaryMultiCallable[_archival_pb2.ListPassagesRequest, _archival_pb2.ListPassagesResponse]
     """Lists passages in the order of their creation."""
     UpdatePassage: _grpc.UnaryUnaryMultiCallable[_archival_pb2.UpdatePassageRequest, _archival_pb2.UpdatePassageResponse]
-    """Changes fields of a passage; a changed text is indexed again."""
+    """Changes fields of a passage; a changed text is indexed again. Each change keeps the version before."""
+    ListPassageVersions: _grpc.UnaryUnaryMultiCallable[_archival_pb2.ListPassageVersionsRequest, _archival_pb2.ListPassageVersionsResponse]
+    """Lists what a passage was, newest version first: text and fields, who changed them, why, from when to when. A
+    deletion removes all versions.
+    """
+    RestorePassageVersion: _grpc.UnaryUnaryMultiCallable[_archival_pb2.RestorePassageVersionRequest, _archival_pb2.RestorePassageVersionResponse]
+    """Makes the text and fields of an earlier version current again, as a new version. Whether the passage is quarantined
+    or superseded stays as it is.
+    """
+    ReinstatePassage: _grpc.UnaryUnaryMultiCallable[_archival_pb2.ReinstatePassageRequest, _archival_pb2.ReinstatePassageResponse]
+    """Undoes a supersession: the passage is true again for as long as it was before, and no longer names a successor. The
+    successor stays.
+    """
     DeletePassage: _grpc.UnaryUnaryMultiCallable[_archival_pb2.DeletePassageRequest, _archival_pb2.DeletePassageResponse]
-    """Deletes one passage."""
+    """Deletes one passage with its versions, also from questions about the past: only the audit tells that it was there."""
     SearchPassages: _grpc.UnaryUnaryMultiCallable[_archival_pb2.SearchPassagesRequest, _archival_pb2.SearchPassagesResponse]
     """Finds passages by meaning, words, or both, best first. No pages: the order is approximate."""
     CreateKnowledgeBase: _grpc.UnaryUnaryMultiCallable[_archival_pb2.CreateKnowledgeBaseRequest, _archival_pb2.CreateKnowledgeBaseResponse]
@@ -98,15 +116,33 @@ class ArchivalServiceAsyncStub(ArchivalServiceStub):
     InsertPassages: _aio.UnaryUnaryMultiCallable[_archival_pb2.InsertPassagesRequest, _archival_pb2.InsertPassagesResponse]  # type: ignore[assignment]
     """Stores many passages; a bad one does not fail its neighbours."""
     IngestPassages: _aio.StreamUnaryMultiCallable[_archival_pb2.IngestPassagesRequest, _archival_pb2.IngestPassagesResponse]  # type: ignore[assignment]
-    """Stores a stream of passages, with back-pressure by the transport; answers when all are stored."""
+    """Stores a stream of passages, with back-pressure by the transport; answers when all are stored. A bad item does not
+    fail its neighbours. Items are stored in order, in batches: what GetIngest counts is durable and findable.
+    """
+    GetIngest: _aio.UnaryUnaryMultiCallable[_archival_pb2.GetIngestRequest, _archival_pb2.GetIngestResponse]  # type: ignore[assignment]
+    """Tells how far an ingest has come, also while it runs, and where to go on after a cut. It is known for seven days
+    after its last item.
+    """
     GetPassage: _aio.UnaryUnaryMultiCallable[_archival_pb2.GetPassageRequest, _archival_pb2.GetPassageResponse]  # type: ignore[assignment]
     """Returns one passage."""
     ListPassages: _aio.UnaryUnaryMultiCallable[_archival_pb2.ListPassagesRequest, _archival_pb2.ListPassagesResponse]  # type: ignore[assignment]
     """Lists passages in the order of their creation."""
     UpdatePassage: _aio.UnaryUnaryMultiCallable[_archival_pb2.UpdatePassageRequest, _archival_pb2.UpdatePassageResponse]  # type: ignore[assignment]
-    """Changes fields of a passage; a changed text is indexed again."""
+    """Changes fields of a passage; a changed text is indexed again. Each change keeps the version before."""
+    ListPassageVersions: _aio.UnaryUnaryMultiCallable[_archival_pb2.ListPassageVersionsRequest, _archival_pb2.ListPassageVersionsResponse]  # type: ignore[assignment]
+    """Lists what a passage was, newest version first: text and fields, who changed them, why, from when to when. A
+    deletion removes all versions.
+    """
+    RestorePassageVersion: _aio.UnaryUnaryMultiCallable[_archival_pb2.RestorePassageVersionRequest, _archival_pb2.RestorePassageVersionResponse]  # type: ignore[assignment]
+    """Makes the text and fields of an earlier version current again, as a new version. Whether the passage is quarantined
+    or superseded stays as it is.
+    """
+    ReinstatePassage: _aio.UnaryUnaryMultiCallable[_archival_pb2.ReinstatePassageRequest, _archival_pb2.ReinstatePassageResponse]  # type: ignore[assignment]
+    """Undoes a supersession: the passage is true again for as long as it was before, and no longer names a successor. The
+    successor stays.
+    """
     DeletePassage: _aio.UnaryUnaryMultiCallable[_archival_pb2.DeletePassageRequest, _archival_pb2.DeletePassageResponse]  # type: ignore[assignment]
-    """Deletes one passage."""
+    """Deletes one passage with its versions, also from questions about the past: only the audit tells that it was there."""
     SearchPassages: _aio.UnaryUnaryMultiCallable[_archival_pb2.SearchPassagesRequest, _archival_pb2.SearchPassagesResponse]  # type: ignore[assignment]
     """Finds passages by meaning, words, or both, best first. No pages: the order is approximate."""
     CreateKnowledgeBase: _aio.UnaryUnaryMultiCallable[_archival_pb2.CreateKnowledgeBaseRequest, _archival_pb2.CreateKnowledgeBaseResponse]  # type: ignore[assignment]
@@ -166,7 +202,19 @@ class ArchivalServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_archival_pb2.IngestPassagesRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_archival_pb2.IngestPassagesResponse, _abc.Awaitable[_archival_pb2.IngestPassagesResponse]]:
-        """Stores a stream of passages, with back-pressure by the transport; answers when all are stored."""
+        """Stores a stream of passages, with back-pressure by the transport; answers when all are stored. A bad item does not
+        fail its neighbours. Items are stored in order, in batches: what GetIngest counts is durable and findable.
+        """
+
+    @_abc_1.abstractmethod
+    def GetIngest(
+        self,
+        request: _archival_pb2.GetIngestRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_archival_pb2.GetIngestResponse, _abc.Awaitable[_archival_pb2.GetIngestResponse]]:
+        """Tells how far an ingest has come, also while it runs, and where to go on after a cut. It is known for seven days
+        after its last item.
+        """
 
     @_abc_1.abstractmethod
     def GetPassage(
@@ -190,7 +238,37 @@ class ArchivalServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _archival_pb2.UpdatePassageRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_archival_pb2.UpdatePassageResponse, _abc.Awaitable[_archival_pb2.UpdatePassageResponse]]:
-        """Changes fields of a passage; a changed text is indexed again."""
+        """Changes fields of a passage; a changed text is indexed again. Each change keeps the version before."""
+
+    @_abc_1.abstractmethod
+    def ListPassageVersions(
+        self,
+        request: _archival_pb2.ListPassageVersionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_archival_pb2.ListPassageVersionsResponse, _abc.Awaitable[_archival_pb2.ListPassageVersionsResponse]]:
+        """Lists what a passage was, newest version first: text and fields, who changed them, why, from when to when. A
+        deletion removes all versions.
+        """
+
+    @_abc_1.abstractmethod
+    def RestorePassageVersion(
+        self,
+        request: _archival_pb2.RestorePassageVersionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_archival_pb2.RestorePassageVersionResponse, _abc.Awaitable[_archival_pb2.RestorePassageVersionResponse]]:
+        """Makes the text and fields of an earlier version current again, as a new version. Whether the passage is quarantined
+        or superseded stays as it is.
+        """
+
+    @_abc_1.abstractmethod
+    def ReinstatePassage(
+        self,
+        request: _archival_pb2.ReinstatePassageRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_archival_pb2.ReinstatePassageResponse, _abc.Awaitable[_archival_pb2.ReinstatePassageResponse]]:
+        """Undoes a supersession: the passage is true again for as long as it was before, and no longer names a successor. The
+        successor stays.
+        """
 
     @_abc_1.abstractmethod
     def DeletePassage(
@@ -198,7 +276,7 @@ class ArchivalServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _archival_pb2.DeletePassageRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_archival_pb2.DeletePassageResponse, _abc.Awaitable[_archival_pb2.DeletePassageResponse]]:
-        """Deletes one passage."""
+        """Deletes one passage with its versions, also from questions about the past: only the audit tells that it was there."""
 
     @_abc_1.abstractmethod
     def SearchPassages(

@@ -27,7 +27,7 @@ from mneme.common.v1 import options_pb2 as mneme_dot_common_dot_v1_dot_options__
 from mneme.errors.v1 import errors_pb2 as mneme_dot_errors_dot_v1_dot_errors__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cmneme/common/v1/common.proto\x12\x0fmneme.common.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dmneme/common/v1/options.proto\x1a\x1cmneme/errors/v1/errors.proto\"_\n\tTimeRange\x12)\n\x05start\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\'\n\x03\x65nd\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xb8\x01\n\nProvenance\x12\x19\n\x06reason\x18\x01 \x01(\tB\t\xca\xf0\x19\x05\x18\xf4\x03X\x01\x12+\n\x12source_message_ids\x18\x02 \x03(\tB\x0f\xca\xf0\x19\x0b(dB\x07message\x12\x30\n\x0btrust_level\x18\x03 \x01(\x0e\x32\x1b.mneme.common.v1.TrustLevel\x12\x13\n\x0b\x66rom_recall\x18\x04 \x01(\x08\x12\x1b\n\x07step_id\x18\x05 \x01(\tB\n\xca\xf0\x19\x06\x42\x04step\"4\n\x08Revision\x12\x16\n\x05scope\x18\x01 \x01(\tB\x07\xca\xf0\x19\x03\x18\x90\x03\x12\x10\n\x08revision\x18\x02 \x01(\x03\"\x84\x03\n\x0cMemoryChange\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12/\n\x0b\x63reate_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x61\x63tor\x18\x03 \x01(\t\x12\x0f\n\x07user_id\x18\x04 \x01(\t\x12/\n\x04kind\x18\x05 \x01(\x0e\x32!.mneme.common.v1.MemoryChangeKind\x12\x13\n\x0bresource_id\x18\x06 \x01(\t\x12\x10\n\x08\x61gent_id\x18\x07 \x01(\t\x12\x13\n\x0bold_version\x18\x08 \x01(\x03\x12\x13\n\x0bnew_version\x18\t \x01(\x03\x12\x12\n\nold_sha256\x18\n \x01(\t\x12\x12\n\nnew_sha256\x18\x0b \x01(\t\x12\x11\n\told_chars\x18\x0c \x01(\x05\x12\x11\n\tnew_chars\x18\r \x01(\x05\x12/\n\nprovenance\x18\x0e \x01(\x0b\x32\x1b.mneme.common.v1.Provenance\x12\x10\n\x08trace_id\x18\x0f \x01(\t\"\x85\x01\n\x0cPurgeSubject\x12\x1f\n\x08\x61gent_id\x18\x01 \x01(\tB\x0b\xca\xf0\x19\x07\x42\x05\x61gentH\x00\x12\x1a\n\x07user_id\x18\x02 \x01(\tB\x07\xca\xf0\x19\x03\x18\x80\x02H\x00\x12-\n\x0f\x63onversation_id\x18\x03 \x01(\tB\x12\xca\xf0\x19\x0e\x42\x0c\x63onversationH\x00\x42\t\n\x07subject\"?\n\nPurgeCount\x12\r\n\x05store\x18\x01 \x01(\t\x12\x0f\n\x07removed\x18\x02 \x01(\x03\x12\x11\n\tremaining\x18\x03 \x01(\x03\"Y\n\x08ToolCall\x12\x13\n\x02id\x18\x01 \x01(\tB\x07\xca\xf0\x19\x03\x18\x80\x01\x12\x14\n\x04name\x18\x02 \x01(\tB\x06\xca\xf0\x19\x02\x18@\x12\"\n\x0e\x61rguments_json\x18\x03 \x01(\tB\n\xca\xf0\x19\x06 \x80\x80@X\x01\"\xbd\x01\n\x07\x46\x61ilure\x12\'\n\x06reason\x18\x01 \x01(\x0e\x32\x17.mneme.errors.v1.Reason\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x38\n\x08metadata\x18\x03 \x03(\x0b\x32&.mneme.common.v1.Failure.MetadataEntry\x12\r\n\x05\x66ield\x18\x04 \x01(\t\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"@\n\x06Vector\x12\x19\n\x06values\x18\x01 \x03(\x02\x42\t\xca\xf0\x19\x05\x08\x01(\x80 \x12\x1b\n\x08space_id\x18\x02 \x01(\tB\t\xca\xf0\x19\x05\x08\x01\x18\xc8\x01\"\xb6\x01\n\nScoreParts\x12\x13\n\x06\x63osine\x18\x01 \x01(\x02H\x00\x88\x01\x01\x12\x11\n\x04\x62m25\x18\x02 \x01(\x02H\x01\x88\x01\x01\x12\x14\n\x07recency\x18\x03 \x01(\x02H\x02\x88\x01\x01\x12\x17\n\nimportance\x18\x04 \x01(\x02H\x03\x88\x01\x01\x12\x15\n\x08validity\x18\x05 \x01(\x02H\x04\x88\x01\x01\x42\t\n\x07_cosineB\x07\n\x05_bm25B\n\n\x08_recencyB\r\n\x0b_importanceB\x0b\n\t_validity*\x8b\x01\n\nTrustLevel\x12\x1b\n\x17TRUST_LEVEL_UNSPECIFIED\x10\x00\x12\x18\n\x14TRUST_LEVEL_OPERATOR\x10\x01\x12\x14\n\x10TRUST_LEVEL_USER\x10\x02\x12\x15\n\x11TRUST_LEVEL_AGENT\x10\x03\x12\x19\n\x15TRUST_LEVEL_UNTRUSTED\x10\x04*\xc0\x02\n\x10MemoryChangeKind\x12\"\n\x1eMEMORY_CHANGE_KIND_UNSPECIFIED\x10\x00\x12\x1e\n\x1aMEMORY_CHANGE_KIND_CREATED\x10\x01\x12\x1e\n\x1aMEMORY_CHANGE_KIND_UPDATED\x10\x02\x12\x1e\n\x1aMEMORY_CHANGE_KIND_DELETED\x10\x03\x12\x1f\n\x1bMEMORY_CHANGE_KIND_RESTORED\x10\x04\x12\x1f\n\x1bMEMORY_CHANGE_KIND_ATTACHED\x10\x05\x12\x1f\n\x1bMEMORY_CHANGE_KIND_DETACHED\x10\x06\x12!\n\x1dMEMORY_CHANGE_KIND_SUPERSEDED\x10\x07\x12\"\n\x1eMEMORY_CHANGE_KIND_QUARANTINED\x10\x08*\x8c\x01\n\nIndexState\x12\x1b\n\x17INDEX_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13INDEX_STATE_PENDING\x10\x01\x12\x17\n\x13INDEX_STATE_INDEXED\x10\x02\x12\x16\n\x12INDEX_STATE_FAILED\x10\x03\x12\x17\n\x13INDEX_STATE_SKIPPED\x10\x04*n\n\x0f\x42lockVisibility\x12 \n\x1c\x42LOCK_VISIBILITY_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x42LOCK_VISIBILITY_PRIVATE\x10\x01\x12\x1b\n\x17\x42LOCK_VISIBILITY_SHARED\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cmneme/common/v1/common.proto\x12\x0fmneme.common.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dmneme/common/v1/options.proto\x1a\x1cmneme/errors/v1/errors.proto\"_\n\tTimeRange\x12)\n\x05start\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\'\n\x03\x65nd\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xb8\x01\n\nProvenance\x12\x19\n\x06reason\x18\x01 \x01(\tB\t\xca\xf0\x19\x05\x18\xf4\x03X\x01\x12+\n\x12source_message_ids\x18\x02 \x03(\tB\x0f\xca\xf0\x19\x0b(dB\x07message\x12\x30\n\x0btrust_level\x18\x03 \x01(\x0e\x32\x1b.mneme.common.v1.TrustLevel\x12\x13\n\x0b\x66rom_recall\x18\x04 \x01(\x08\x12\x1b\n\x07step_id\x18\x05 \x01(\tB\n\xca\xf0\x19\x06\x42\x04step\"4\n\x08Revision\x12\x16\n\x05scope\x18\x01 \x01(\tB\x07\xca\xf0\x19\x03\x18\x90\x03\x12\x10\n\x08revision\x18\x02 \x01(\x03\"\x9f\x03\n\x0cMemoryChange\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12/\n\x0b\x63reate_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x61\x63tor\x18\x03 \x01(\t\x12\x0f\n\x07user_id\x18\x04 \x01(\t\x12/\n\x04kind\x18\x05 \x01(\x0e\x32!.mneme.common.v1.MemoryChangeKind\x12\x13\n\x0bresource_id\x18\x06 \x01(\t\x12\x10\n\x08\x61gent_id\x18\x07 \x01(\t\x12\x13\n\x0bold_version\x18\x08 \x01(\x03\x12\x13\n\x0bnew_version\x18\t \x01(\x03\x12\x12\n\nold_sha256\x18\n \x01(\t\x12\x12\n\nnew_sha256\x18\x0b \x01(\t\x12\x11\n\told_chars\x18\x0c \x01(\x05\x12\x11\n\tnew_chars\x18\r \x01(\x05\x12/\n\nprovenance\x18\x0e \x01(\x0b\x32\x1b.mneme.common.v1.Provenance\x12\x10\n\x08trace_id\x18\x0f \x01(\t\x12\x19\n\x11knowledge_base_id\x18\x10 \x01(\t\"\x85\x01\n\x0cPurgeSubject\x12\x1f\n\x08\x61gent_id\x18\x01 \x01(\tB\x0b\xca\xf0\x19\x07\x42\x05\x61gentH\x00\x12\x1a\n\x07user_id\x18\x02 \x01(\tB\x07\xca\xf0\x19\x03\x18\x80\x02H\x00\x12-\n\x0f\x63onversation_id\x18\x03 \x01(\tB\x12\xca\xf0\x19\x0e\x42\x0c\x63onversationH\x00\x42\t\n\x07subject\"?\n\nPurgeCount\x12\r\n\x05store\x18\x01 \x01(\t\x12\x0f\n\x07removed\x18\x02 \x01(\x03\x12\x11\n\tremaining\x18\x03 \x01(\x03\"Y\n\x08ToolCall\x12\x13\n\x02id\x18\x01 \x01(\tB\x07\xca\xf0\x19\x03\x18\x80\x01\x12\x14\n\x04name\x18\x02 \x01(\tB\x06\xca\xf0\x19\x02\x18@\x12\"\n\x0e\x61rguments_json\x18\x03 \x01(\tB\n\xca\xf0\x19\x06 \x80\x80@X\x01\"\xbd\x01\n\x07\x46\x61ilure\x12\'\n\x06reason\x18\x01 \x01(\x0e\x32\x17.mneme.errors.v1.Reason\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x38\n\x08metadata\x18\x03 \x03(\x0b\x32&.mneme.common.v1.Failure.MetadataEntry\x12\r\n\x05\x66ield\x18\x04 \x01(\t\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"@\n\x06Vector\x12\x19\n\x06values\x18\x01 \x03(\x02\x42\t\xca\xf0\x19\x05\x08\x01(\x80 \x12\x1b\n\x08space_id\x18\x02 \x01(\tB\t\xca\xf0\x19\x05\x08\x01\x18\xc8\x01\"\xb6\x01\n\nScoreParts\x12\x13\n\x06\x63osine\x18\x01 \x01(\x02H\x00\x88\x01\x01\x12\x11\n\x04\x62m25\x18\x02 \x01(\x02H\x01\x88\x01\x01\x12\x14\n\x07recency\x18\x03 \x01(\x02H\x02\x88\x01\x01\x12\x17\n\nimportance\x18\x04 \x01(\x02H\x03\x88\x01\x01\x12\x15\n\x08validity\x18\x05 \x01(\x02H\x04\x88\x01\x01\x42\t\n\x07_cosineB\x07\n\x05_bm25B\n\n\x08_recencyB\r\n\x0b_importanceB\x0b\n\t_validity*\x8b\x01\n\nTrustLevel\x12\x1b\n\x17TRUST_LEVEL_UNSPECIFIED\x10\x00\x12\x18\n\x14TRUST_LEVEL_OPERATOR\x10\x01\x12\x14\n\x10TRUST_LEVEL_USER\x10\x02\x12\x15\n\x11TRUST_LEVEL_AGENT\x10\x03\x12\x19\n\x15TRUST_LEVEL_UNTRUSTED\x10\x04*\xc0\x02\n\x10MemoryChangeKind\x12\"\n\x1eMEMORY_CHANGE_KIND_UNSPECIFIED\x10\x00\x12\x1e\n\x1aMEMORY_CHANGE_KIND_CREATED\x10\x01\x12\x1e\n\x1aMEMORY_CHANGE_KIND_UPDATED\x10\x02\x12\x1e\n\x1aMEMORY_CHANGE_KIND_DELETED\x10\x03\x12\x1f\n\x1bMEMORY_CHANGE_KIND_RESTORED\x10\x04\x12\x1f\n\x1bMEMORY_CHANGE_KIND_ATTACHED\x10\x05\x12\x1f\n\x1bMEMORY_CHANGE_KIND_DETACHED\x10\x06\x12!\n\x1dMEMORY_CHANGE_KIND_SUPERSEDED\x10\x07\x12\"\n\x1eMEMORY_CHANGE_KIND_QUARANTINED\x10\x08*\x8c\x01\n\nIndexState\x12\x1b\n\x17INDEX_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13INDEX_STATE_PENDING\x10\x01\x12\x17\n\x13INDEX_STATE_INDEXED\x10\x02\x12\x16\n\x12INDEX_STATE_FAILED\x10\x03\x12\x17\n\x13INDEX_STATE_SKIPPED\x10\x04*n\n\x0f\x42lockVisibility\x12 \n\x1c\x42LOCK_VISIBILITY_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x42LOCK_VISIBILITY_PRIVATE\x10\x01\x12\x1b\n\x17\x42LOCK_VISIBILITY_SHARED\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -60,14 +60,14 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_VECTOR'].fields_by_name['values']._serialized_options = b'\312\360\031\005\010\001(\200 '
   _globals['_VECTOR'].fields_by_name['space_id']._loaded_options = None
   _globals['_VECTOR'].fields_by_name['space_id']._serialized_options = b'\312\360\031\005\010\001\030\310\001'
-  _globals['_TRUSTLEVEL']._serialized_start=1608
-  _globals['_TRUSTLEVEL']._serialized_end=1747
-  _globals['_MEMORYCHANGEKIND']._serialized_start=1750
-  _globals['_MEMORYCHANGEKIND']._serialized_end=2070
-  _globals['_INDEXSTATE']._serialized_start=2073
-  _globals['_INDEXSTATE']._serialized_end=2213
-  _globals['_BLOCKVISIBILITY']._serialized_start=2215
-  _globals['_BLOCKVISIBILITY']._serialized_end=2325
+  _globals['_TRUSTLEVEL']._serialized_start=1635
+  _globals['_TRUSTLEVEL']._serialized_end=1774
+  _globals['_MEMORYCHANGEKIND']._serialized_start=1777
+  _globals['_MEMORYCHANGEKIND']._serialized_end=2097
+  _globals['_INDEXSTATE']._serialized_start=2100
+  _globals['_INDEXSTATE']._serialized_end=2240
+  _globals['_BLOCKVISIBILITY']._serialized_start=2242
+  _globals['_BLOCKVISIBILITY']._serialized_end=2352
   _globals['_TIMERANGE']._serialized_start=143
   _globals['_TIMERANGE']._serialized_end=238
   _globals['_PROVENANCE']._serialized_start=241
@@ -75,19 +75,19 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_REVISION']._serialized_start=427
   _globals['_REVISION']._serialized_end=479
   _globals['_MEMORYCHANGE']._serialized_start=482
-  _globals['_MEMORYCHANGE']._serialized_end=870
-  _globals['_PURGESUBJECT']._serialized_start=873
-  _globals['_PURGESUBJECT']._serialized_end=1006
-  _globals['_PURGECOUNT']._serialized_start=1008
-  _globals['_PURGECOUNT']._serialized_end=1071
-  _globals['_TOOLCALL']._serialized_start=1073
-  _globals['_TOOLCALL']._serialized_end=1162
-  _globals['_FAILURE']._serialized_start=1165
-  _globals['_FAILURE']._serialized_end=1354
-  _globals['_FAILURE_METADATAENTRY']._serialized_start=1307
-  _globals['_FAILURE_METADATAENTRY']._serialized_end=1354
-  _globals['_VECTOR']._serialized_start=1356
-  _globals['_VECTOR']._serialized_end=1420
-  _globals['_SCOREPARTS']._serialized_start=1423
-  _globals['_SCOREPARTS']._serialized_end=1605
+  _globals['_MEMORYCHANGE']._serialized_end=897
+  _globals['_PURGESUBJECT']._serialized_start=900
+  _globals['_PURGESUBJECT']._serialized_end=1033
+  _globals['_PURGECOUNT']._serialized_start=1035
+  _globals['_PURGECOUNT']._serialized_end=1098
+  _globals['_TOOLCALL']._serialized_start=1100
+  _globals['_TOOLCALL']._serialized_end=1189
+  _globals['_FAILURE']._serialized_start=1192
+  _globals['_FAILURE']._serialized_end=1381
+  _globals['_FAILURE_METADATAENTRY']._serialized_start=1334
+  _globals['_FAILURE_METADATAENTRY']._serialized_end=1381
+  _globals['_VECTOR']._serialized_start=1383
+  _globals['_VECTOR']._serialized_end=1447
+  _globals['_SCOREPARTS']._serialized_start=1450
+  _globals['_SCOREPARTS']._serialized_end=1632
 # @@protoc_insertion_point(module_scope)

@@ -278,6 +278,7 @@ class MemoryChange(_message.Message):
     NEW_CHARS_FIELD_NUMBER: _builtins.int
     PROVENANCE_FIELD_NUMBER: _builtins.int
     TRACE_ID_FIELD_NUMBER: _builtins.int
+    KNOWLEDGE_BASE_ID_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     """Position in the audit; grows."""
     actor: _builtins.str
@@ -304,6 +305,8 @@ class MemoryChange(_message.Message):
     """Length of the text after, in characters."""
     trace_id: _builtins.str
     """Trace in which it was written, as 32 hex digits."""
+    knowledge_base_id: _builtins.str
+    """Knowledge base that changed; empty for none."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When the write was committed."""
@@ -330,10 +333,11 @@ class MemoryChange(_message.Message):
         new_chars: _builtins.int = ...,
         provenance: Global___Provenance | None = ...,
         trace_id: _builtins.str = ...,
+        knowledge_base_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "provenance", b"provenance"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "agent_id", b"agent_id", "create_time", b"create_time", "kind", b"kind", "new_chars", b"new_chars", "new_sha256", b"new_sha256", "new_version", b"new_version", "old_chars", b"old_chars", "old_sha256", b"old_sha256", "old_version", b"old_version", "provenance", b"provenance", "resource_id", b"resource_id", "sequence", b"sequence", "trace_id", b"trace_id", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "agent_id", b"agent_id", "create_time", b"create_time", "kind", b"kind", "knowledge_base_id", b"knowledge_base_id", "new_chars", b"new_chars", "new_sha256", b"new_sha256", "new_version", b"new_version", "old_chars", b"old_chars", "old_sha256", b"old_sha256", "old_version", b"old_version", "provenance", b"provenance", "resource_id", b"resource_id", "sequence", b"sequence", "trace_id", b"trace_id", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
