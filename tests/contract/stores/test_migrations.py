@@ -29,6 +29,8 @@ WITH_HISTORY = [schema for schema in migrations.SCHEMAS if migrations.head(schem
 # Tables without a policy. They hold ids, states and times, never anyone's text.
 WORK_TABLES = {
     "archival.index_queue",
+    "archival.vector_scope",
+    "archival.vector_table",
     "embedding.process",
     "embedding.space",
     "orchestrator.conversation_lease",
@@ -37,6 +39,8 @@ WORK_TABLES = {
     "orchestrator.timer_head",
     "orchestrator.worker",
     "recall.index_queue",
+    "recall.vector_scope",
+    "recall.vector_table",
 }
 
 # Made by helpers of the runtime, so no store describes them.

@@ -27,6 +27,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB, REAL
 
 from mneme.runtime.lexical import lexical_tables
+from mneme.runtime.vectors import vector_tables
 
 metadata = MetaData(schema="archival")
 
@@ -249,3 +250,4 @@ request = Table(
 Index("request_create_time", request.c.create_time)
 
 lexical_tables(metadata)
+vector_tables(metadata)

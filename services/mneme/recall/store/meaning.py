@@ -8,14 +8,22 @@ from typing import Any
 
 from pgvector import HalfVector
 
+from mneme.recall.records import Filter
+from mneme.runtime import vectors
+
+CONTENT = vectors.Content(
+    schema="recall",
+    table="recall.messages",
+    owner="agent_id",
+    space="space",
+    vector="embedding",
+    revision="vector_revision",
+)
+
 COSINE = "CASE WHEN m.space = %(space)s THEN 1 - (m.embedding <=> %(vector)s) END"
 """Similarity of a message to the query; NULL for a message of another space, or still without a vector."""
 
-_NEAR = """near AS MATERIALIZED (
-    SELECT m.id, 1 - (m.embedding <=> %(vector)s) AS cosine
-    FROM recall.messages m WHERE {condition} AND m.space = %(space)s
-    ORDER BY m.embedding <=> %(vector)s, m.id LIMIT %(depth)s
-)"""
+_NARROWING = ("conversation_id", "user_id", "roles", "start", "end", "before_sequence")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +42,23 @@ def cte(condition: str) -> str:
         condition: The filter on `m`, as `rows.condition_of` makes it. The statement also needs its parameters and those
             of `parameters`.
     """
-    return _NEAR.format(condition=condition)
+    found = vectors.cte(CONTENT, alias="m", where=f" AND {condition}")
+    return f"{found}, near AS (SELECT id, 1 - distance AS cosine FROM meaning)"  # noqa: S608
 
 
-def parameters(meaning: Meaning, *, depth: int) -> dict[str, Any]:
-    """Returns the parameters of `cte` and `COSINE`: `space`, `vector`, `depth`."""
-    return {"space": meaning.space_id, "vector": HalfVector(list(meaning.vector)), "depth": depth}
+def parameters(meaning: Meaning, *, depth: int, wanted: Filter) -> dict[str, Any]:
+    """Returns the parameters of `cte` and `COSINE`: `owners`, `space`, `vector`, `depth`, `breadth`.
+
+    Args:
+        meaning: The query.
+        depth: Most candidates.
+        wanted: The filter whose condition was given to `cte`.
+    """
+    narrowed = any(getattr(wanted, name) for name in _NARROWING)
+    return {
+        "owners": [wanted.agent_id],
+        "space": meaning.space_id,
+        "vector": HalfVector(list(meaning.vector)),
+        "depth": depth,
+        "breadth": vectors.breadth(depth, narrowed=narrowed),
+    }

@@ -81,9 +81,22 @@ async def texts(tx: Connection, message_ids: Sequence[str], *, chars: int) -> li
     return [Unindexed(row["id"], row["role"], row["text"], row["speaker"]) for row in await cursor.fetchall()]
 
 
+# Agents are counted in one order, so writers of several never wait for each other in a circle.
 _STORE = """
-UPDATE recall.messages m SET space = %(space)s, embedding = v.embedding, index_state = %(indexed)s
-FROM unnest(%(ids)s::text[], %(vectors)b::halfvec[]) AS v (id, embedding)
+WITH v AS (
+    SELECT m.id, m.agent_id, m.space IS NULL AS first, u.embedding
+    FROM unnest(%(ids)s::text[], %(vectors)b::halfvec[]) AS u (id, embedding)
+    JOIN recall.messages m ON m.tenant_id = %(tenant)s AND m.id = u.id
+), counted AS (
+    INSERT INTO recall.vector_revision AS r (tenant_id, agent_id, revision, vector_count)
+    SELECT %(tenant)s, agent_id, 1, count(*) FILTER (WHERE first) FROM v GROUP BY agent_id ORDER BY agent_id
+    ON CONFLICT (tenant_id, agent_id) DO UPDATE
+    SET revision = r.revision + 1, vector_count = r.vector_count + excluded.vector_count
+    RETURNING r.agent_id, r.revision
+)
+UPDATE recall.messages m
+SET space = %(space)s, embedding = v.embedding, index_state = %(indexed)s, vector_revision = counted.revision
+FROM v JOIN counted USING (agent_id)
 WHERE m.tenant_id = %(tenant)s AND m.id = v.id
 """
 

@@ -65,7 +65,7 @@ async def by_meaning(tx: Connection, wanted: Filter, meaning: Meaning, limit: in
         SELECT (SELECT count(*) FROM near) AS total, k.cosine, {MESSAGE_COLUMNS}
         FROM (SELECT * FROM near ORDER BY cosine DESC, id LIMIT %(limit)s) k {_BY_KEY}
         """,  # noqa: S608
-        {**parameters, **nearness.parameters(meaning, depth=max(DEPTH, limit)), "limit": limit},
+        {**parameters, **nearness.parameters(meaning, depth=max(DEPTH, limit), wanted=wanted), "limit": limit},
     )
     return _found(await cursor.fetchall())
 
@@ -90,7 +90,7 @@ async def by_both(tx: Connection, wanted: Filter, text: str, meaning: Meaning, l
         {
             **parameters,
             **lexical.bm25_parameters(scopes=[wanted.agent_id], text=text),
-            **nearness.parameters(meaning, depth=max(DEPTH, limit)),
+            **nearness.parameters(meaning, depth=max(DEPTH, limit), wanted=wanted),
         },
     )
     return _found(await cursor.fetchall())

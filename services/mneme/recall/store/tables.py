@@ -17,10 +17,12 @@ from sqlalchemy import (
     SmallInteger,
     Table,
     Text,
+    text,
 )
 from sqlalchemy.dialects.postgresql import BYTEA, JSONB
 
 from mneme.runtime.lexical import lexical_tables
+from mneme.runtime.vectors import vector_tables
 
 metadata = MetaData(schema="recall")
 
@@ -64,6 +66,8 @@ messages = Table(
     # Vector space of `embedding`; both are empty until the message is indexed by meaning.
     _column("space", nullable=True),
     _column("embedding", HALFVEC(), nullable=True),
+    # Value of `vector_revision.revision` when the vector was written.
+    Column("vector_revision", BigInteger, nullable=False, server_default=text("0")),
     CheckConstraint("(embedding IS NULL) = (space IS NULL)", name="messages_space"),
 )
 Index(
@@ -80,6 +84,13 @@ Index(
     messages.c.created_at,
     messages.c.conversation_id,
     messages.c.sequence_id,
+)
+Index(
+    "messages_vector",
+    messages.c.tenant_id,
+    messages.c.agent_id,
+    messages.c.vector_revision,
+    postgresql_where=messages.c.space.is_not(None),
 )
 Index("messages_user", messages.c.tenant_id, messages.c.user_id, postgresql_where=messages.c.user_id != "")
 
@@ -153,4 +164,15 @@ index_queue = Table(
 )
 Index("index_queue_due", index_queue.c.due_time)
 
+# Counts the writes of vectors, which take turns in an agent.
+vector_revision = Table(
+    "vector_revision",
+    metadata,
+    _key("tenant_id"),
+    _key("agent_id"),
+    _column("revision", BigInteger),
+    _column("vector_count", BigInteger),
+)
+
 lexical_tables(metadata)
+vector_tables(metadata)
