@@ -2,13 +2,180 @@
 
 from __future__ import annotations
 
-from mneme.semantic_cache.guards.question import Question, Verdict
+import functools
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from itertools import combinations
+
+from mneme.semantic_cache.guards.english_terms import Words, stem
+from mneme.semantic_cache.guards.question import Question, Term, Verdict
+from mneme.semantic_cache.guards.tables import lines, table, words
+
+_AMOUNTS = ("number", "unit", "money", "date", "id")
+_SHOWN = 6
 
 
 def check(asked: Question, stored: Question) -> list[Verdict]:
     """Returns the guards' verdicts in the order they were asked; the first refusal ends the list, never empty."""
+    verdicts = []
+    for name, guard in _GUARDS:
+        refusal = guard(asked, stored)
+        verdicts.append(Verdict(name, not refusal, refusal))
+        if refusal:
+            break
+    return verdicts
+
+
+def _language(asked: Question, stored: Question) -> str:
     for question in (asked, stored):
         if not question.semantic:
-            return [Verdict("language", passed=False, detail=question.reason)]
-    same = asked.language == stored.language
-    return [Verdict("language", same, f"{asked.language} and {stored.language}")]
+            return question.reason
+    return "" if asked.language == stored.language else f"{asked.language} and {stored.language}"
+
+
+def _amount(kind: str, asked: Question, stored: Question) -> str:
+    mine, theirs = (
+        Counter(term.key for term in question.terms if term.kind == kind) for question in (asked, stored)
+    )
+    return "" if mine == theirs else _both(asked, stored, mine - theirs, theirs - mine)
+
+
+def _type(asked: Question, stored: Question) -> str:
+    return "" if asked.asks == stored.asks else f"{asked.asks} and {stored.asks}"
+
+
+def _modality(asked: Question, stored: Question) -> str:
+    return "" if asked.modality == stored.modality else f"{asked.modality or 'can'} and {stored.modality or 'can'}"
+
+
+def _tense(asked: Question, stored: Question) -> str:
+    return "" if asked.past == stored.past else "past and present"
+
+
+def _person(asked: Question, stored: Question) -> str:
+    theirs = dict(stored.persons)
+    for thing, whose in asked.persons:
+        if theirs.get(thing, whose) != whose:
+            return f"{whose} and {theirs[thing]}"
+    return ""
+
+
+def _negation(asked: Question, stored: Question) -> str:
+    mine, theirs = (Counter(t.key for t in question.terms if t.negated) for question in (asked, stored))
+    return "" if mine == theirs else _both(asked, stored, mine - theirs, theirs - mine)
+
+
+def _word(kind: str, asked: Question, stored: Question) -> str:
+    """Compares all words, and answers for those of one kind only: what is left over is for the last guard."""
+    mine, theirs = (Counter(term.key for term in question.terms) for question in (asked, stored))
+    more, less = mine - theirs, theirs - mine
+    if not more and not less:
+        return ""
+    kinds = {_kind(term, more, less) for term in asked.terms if term.key in more}
+    kinds |= {_kind(term, less, more) for term in stored.terms if term.key in less}
+    return _both(asked, stored, more, less) if kind == "word" or kind in kinds else ""
+
+
+def _role(asked: Question, stored: Question) -> str:
+    if asked.symmetric and stored.symmetric:
+        return ""
+    mine, theirs = _counted(asked.terms), _counted(stored.terms)
+    crossed = _crossed(mine, theirs) or _exchanged(list(mine), list(theirs))
+    return " and ".join(mine[name].shown for name in crossed)
+
+
+def _counted(terms: Sequence[Term]) -> dict[tuple[str, int], Term]:
+    """Terms in order, by key and occurrence."""
+    seen: Counter[str] = Counter()
+    counted = {}
+    for term in terms:
+        seen[term.key] += 1
+        counted[term.key, seen[term.key]] = term
+    return counted
+
+
+def _crossed(mine: dict[tuple[str, int], Term], theirs: dict[tuple[str, int], Term]) -> list[tuple[str, int]]:
+    """The terms whose prepositions contradict each other, or that exchanged one."""
+    gained: dict[str, tuple[str, int]] = {}
+    lost: dict[str, tuple[str, int]] = {}
+    for name, term in mine.items():
+        here, there = term.governor, theirs[name].governor
+        if here and there and here != there:
+            return [name]
+        if here and not there:
+            gained[here] = name
+        elif there and not here:
+            lost[there] = name
+    return next(([gained[word], lost[word]] for word in gained if word in lost), [])
+
+
+def _exchanged(mine: list[tuple[str, int]], theirs: list[tuple[str, int]]) -> list[tuple[str, int]]:
+    """Two terms that changed places around a third one. A part that moved as a whole never shows this."""
+    place = {name: number for number, name in enumerate(theirs)}
+    for first, last in combinations(range(len(mine)), 2):
+        start, end = place[mine[last]], place[mine[first]]
+        if end - start > 1 and any(start < place[mine[middle]] < end for middle in range(first + 1, last)):
+            return [mine[first], mine[last]]
+    return []
+
+
+def _kind(term: Term, others: Counter[str], against: Counter[str]) -> str:
+    """The guard that answers for a term which only one question has."""
+    if term.kind in ("name", "place"):
+        return term.kind
+    reverse = _opposites()
+    if any(other in reverse.get(term.key, ()) for other in against):
+        return "opposite"
+    return _meant().get(term.key, "word")
+
+
+def _both(asked: Question, stored: Question, more: Iterable[str], less: Iterable[str]) -> str:
+    sides = []
+    for question, keys in ((asked, set(more)), (stored, set(less))):
+        shown = [term.shown for term in question.terms if term.key in keys][:_SHOWN]
+        sides.append(" ".join(dict.fromkeys(shown)) or "nothing")
+    return " and ".join(sides)
+
+
+@functools.cache
+def _opposites() -> dict[str, frozenset[str]]:
+    found: dict[str, set[str]] = {}
+    for line in [*lines(table("english")["opposites"]), *lines(table("chinese")["opposites"])]:
+        first, second = (_key(word) for word in line.split())
+        found.setdefault(first, set()).add(second)
+        found.setdefault(second, set()).add(first)
+    return {word: frozenset(others) for word, others in found.items()}
+
+
+def _key(word: str) -> str:
+    if not word.isascii():
+        return word
+    base = stem(word)
+    rows = Words.get().phrases.get(base, ())
+    return next((keys[0] for phrase, keys in rows if phrase == (base,)), base)
+
+
+@functools.cache
+def _meant() -> dict[str, str]:
+    """Guards of words by their keys."""
+    guards: dict[str, str] = {}
+    for language in ("english", "chinese"):
+        for name, guard in (("quantified", "quantifier"), ("compared", "comparison"), ("timed", "order")):
+            guards |= dict.fromkeys(words(table(language)[name]), guard)
+            guards |= {_key(word): guard for word in words(table(language)[name])}
+    return guards
+
+
+_GUARDS: tuple[tuple[str, Callable[[Question, Question], str]], ...] = (
+    ("language", _language),
+    *((kind, functools.partial(_amount, kind)) for kind in _AMOUNTS),
+    ("negation", _negation),
+    *((kind, functools.partial(_word, kind)) for kind in ("opposite", "comparison", "order", "quantifier")),
+    *((kind, functools.partial(_word, kind)) for kind in ("place", "name")),
+    ("tense", _tense),
+    ("modality", _modality),
+    ("type", _type),
+    ("person", _person),
+    ("word", functools.partial(_word, "word")),
+    ("role", _role),
+)

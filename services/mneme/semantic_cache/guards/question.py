@@ -6,6 +6,22 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
+class Term:
+    """One thing that a question speaks of."""
+
+    key: str
+    """Equal for equal meanings: a stem, the head of a group of synonyms, or an amount in its base unit."""
+    shown: str
+    """As the question has it."""
+    kind: str = "word"
+    """Guard that answers for it: `number`, `unit`, `money`, `date`, `id`, `name`, `place`, or `word`."""
+    negated: bool = False
+    """Whether a negation stands before it."""
+    governor: str = ""
+    """Preposition that gives it its part (`from`, `to`, `than`); empty where it has none or one without weight."""
+
+
+@dataclass(frozen=True, slots=True)
 class Question:
     """A question, parsed once; `read` makes it."""
 
@@ -17,6 +33,18 @@ class Question:
     """Whether it may be compared with other questions at all; false keeps it to the exact tier."""
     reason: str
     """Why not, in a few words without any of its text; empty when it may."""
+    asks: str = ""
+    """What it asks for: `how`, `why`, `when`, `where`, `who`, `what`, `count`, `duration`, `whether`, …"""
+    modality: str = ""
+    """`must`, `should`, or empty, which also stands for ability and permission."""
+    past: bool = False
+    """Whether it asks about the past."""
+    persons: tuple[tuple[str, str], ...] = ()
+    """(thing, whose: `my` or `your`), sorted."""
+    terms: tuple[Term, ...] = ()
+    """What it speaks of, in order, a passive turned into the active; parts with weight between them too."""
+    symmetric: bool = False
+    """Whether it compares or joins, so that two things may change places."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,9 +2,41 @@
 
 from __future__ import annotations
 
+import functools
+import re
+
+from mneme.semantic_cache.guards import english
 from mneme.semantic_cache.guards.question import Question
+from mneme.semantic_cache.guards.tables import table, words
+
+_LONGEST = 1000
+_WORD = re.compile(r"[^\W\d_]+(?:'[a-z]+)?")
 
 
 def read(text: str) -> Question:
     """Returns a question as the guards see it; of a language without tables, one that is never compared."""
-    return Question(text, "other", semantic=False, reason="its language has no tables")
+    if len(text) > _LONGEST:
+        return _refused(text, "it is too long to be compared")
+    if _is_english(text):
+        return english.read(text)
+    return _refused(text, "its language has no tables")
+
+
+def _refused(text: str, reason: str) -> Question:
+    return Question(text, "other", semantic=False, reason=reason)
+
+
+def _is_english(text: str) -> bool:
+    """Whether more of its words are English joining words than those of its neighbours."""
+    found = {word.casefold() for word in _WORD.findall(text.replace("’", "'"))}
+    if any(not word.isascii() and not word.isalpha() for word in found):
+        return False
+    ours, others = _joining()
+    return len(found & ours) > 0 and len(found & ours) >= 2 * len(found & others - ours)
+
+
+@functools.cache
+def _joining() -> tuple[frozenset[str], frozenset[str]]:
+    english_tables = table("english")
+    ours = words(english_tables["light"]) | words("not no and or but if does did because there's what's how's")
+    return ours, words(english_tables["foreign"])

@@ -1,0 +1,101 @@
+"""Reads an English question."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Sequence
+
+from mneme.semantic_cache.guards import amounts
+from mneme.semantic_cache.guards.english_terms import Words, collect
+from mneme.semantic_cache.guards.question import Question
+from mneme.semantic_cache.guards.tables import table, words
+
+_CONTRACTIONS = tuple(
+    (re.compile(pattern, re.IGNORECASE), replacement)
+    for pattern, replacement in (
+        (r"\bcan(?:'t|not)\b", "can not"),
+        (r"\bwon't\b", "will not"),
+        (r"\bshan't\b", "shall not"),
+        (r"n't\b", " not"),
+        (r"\b(what|who|where|when|why|how|that|there|it|he|she)(?:'s\b|s(?= (?:the|a|an|your|my)\b))", r"\1 is"),
+        (r"'re\b", " are"),
+        (r"'ve\b", " have"),
+        (r"'ll\b", " will"),
+        (r"'d\b", " would"),
+        (r"\bi'm\b", "i am"),
+        (r"\bgonna\b", "going to"),
+        (r"\bwanna\b", "want to"),
+        (r"'s?(?=\W|$)", " "),
+    )
+)
+_TOKEN = re.compile(rf"{amounts.MARK}|#?[^\W\d_]+|[,;:()]")
+_CAPITAL = re.compile(r"(?<=[\w,;:'\")]\s)[\"'(]?([A-Z][\w'-]*)")
+_SPACE = re.compile(r"\s+")
+_WH = {
+    "how": "how",
+    "why": "why",
+    "when": "when",
+    "where": "where",
+    "who": "who",
+    "whom": "who",
+    "whose": "whose",
+    "what": "what",
+    "which": "what",
+    "#count": "count",
+    "#duration": "duration",
+    "#often": "often",
+    "#far": "far",
+    "#age": "age",
+    "#degree": "degree",
+    "#amount": "amount",
+}
+_ASKS_WHAT = words("list name describe explain give define summarize tell show")
+_AUXILIARIES = words("is are am was were do does did can could will would shall should may might must has have had")
+_PAST = words("was were did had")
+
+
+def read(text: str) -> Question:
+    """Returns the question; `text` has been found to be English."""
+    spoken = text.replace("’", "'").replace("‘", "'").replace("`", "'")
+    for pattern, replacement in _CONTRACTIONS:
+        spoken = pattern.sub(replacement, spoken)
+    taken = amounts.take(spoken)
+    names = frozenset(match.casefold() for match in _CAPITAL.findall(taken.text))
+    plain = f" {_SPACE.sub(' ', taken.text.casefold()).strip(' ?!.')} "
+    for pattern, replacement in _frames():
+        plain = _SPACE.sub(" ", pattern.sub(replacement, plain))
+    tokens: list[str] = _TOKEN.findall(plain)
+    found, known = collect(tokens, taken.terms, names), frozenset(tokens)
+    asks = _asks(tokens)
+    return Question(
+        text,
+        "en",
+        semantic=bool(found.terms),
+        reason="" if found.terms else "it has no words to compare",
+        asks=asks,
+        modality=_modality(asks, known),
+        past=bool(known & _PAST),
+        persons=tuple(sorted(found.persons)),
+        terms=tuple(found.terms),
+        symmetric=Words.get().is_symmetric(known),
+    )
+
+
+@functools.cache
+def _frames() -> tuple[tuple[re.Pattern[str], str], ...]:
+    return tuple((re.compile(pattern), replacement) for pattern, replacement in table("english")["frames"])
+
+
+def _asks(tokens: Sequence[str]) -> str:
+    first = next((token for token in tokens if token.isalpha() or token.startswith("#")), "")
+    if first in _AUXILIARIES:
+        return "whether"
+    asked = next((_WH[token] for token in tokens if token in _WH), "")
+    return asked or ("what" if first in _ASKS_WHAT else "whether")
+
+
+def _modality(asks: str, known: frozenset[str]) -> str:
+    if known & Words.get().must:
+        return "must"
+    return "should" if asks == "whether" and known & Words.get().should else ""
