@@ -92,7 +92,19 @@ Index(
     agent_passages.c.owner_id,
     agent_passages.c.user_id,
     agent_passages.c.content_sha256,
+    agent_passages.c.document_id,
+    agent_passages.c.quarantined,
+    agent_passages.c.valid_to,
+    unique=True,
+    postgresql_nulls_not_distinct=True,
     postgresql_where=text("superseded_by = ''"),
+)
+Index(
+    "agent_passages_document",
+    agent_passages.c.tenant_id,
+    agent_passages.c.owner_id,
+    agent_passages.c.document_id,
+    postgresql_where=text("document_id <> ''"),
 )
 Index(
     "agent_passages_created",
@@ -123,6 +135,8 @@ passage_version = Table(
     _text("user_id"),
     _text("text"),
     Column("content_sha256", LargeBinary, nullable=False),
+    Column("embedding", HALFVEC()),
+    Column("embedding_config", Text),
     Column("attributes", JSONB, nullable=False),
     _time("recorded_from"),
     _time("recorded_to"),
@@ -212,6 +226,22 @@ memory_change = Table(
 )
 Index("memory_change_resource", memory_change.c.tenant_id, memory_change.c.resource_id)
 Index("memory_change_agent", memory_change.c.tenant_id, memory_change.c.agent_id, memory_change.c.sequence)
+Index(
+    "memory_change_knowledge_base",
+    memory_change.c.tenant_id,
+    memory_change.c.knowledge_base_id,
+    memory_change.c.sequence,
+    postgresql_where=text("knowledge_base_id <> ''"),
+)
+Index(
+    "memory_change_user",
+    memory_change.c.tenant_id,
+    memory_change.c.user_id,
+    memory_change.c.sequence,
+    postgresql_where=text("user_id <> ''"),
+)
+Index("memory_change_actor", memory_change.c.tenant_id, memory_change.c.actor, memory_change.c.sequence)
+Index("memory_change_time", memory_change.c.tenant_id, memory_change.c.create_time)
 
 tombstone = Table(
     "tombstone",
@@ -235,6 +265,45 @@ index_queue = Table(
     PrimaryKeyConstraint("tenant_id", "passage_id", name="index_queue_pkey"),
 )
 Index("index_queue_due", index_queue.c.due_time)
+Index("index_queue_owner", index_queue.c.tenant_id, index_queue.c.owner_id)
+
+ingest = Table(
+    "ingest",
+    metadata,
+    _text("tenant_id"),
+    _text("request_id"),
+    _text("agent_id"),
+    _text("knowledge_base_id"),
+    _text("owner_id"),
+    _text("user_id"),
+    _number("stream", BigInteger),
+    _number("next_index", BigInteger),
+    _number("inserted", BigInteger),
+    _number("duplicates", BigInteger),
+    _number("errors", BigInteger),
+    _number("passages", BigInteger),
+    _time("create_time"),
+    _time("update_time"),
+    PrimaryKeyConstraint("tenant_id", "request_id", name="ingest_pkey"),
+)
+Index("ingest_owner", ingest.c.tenant_id, ingest.c.owner_id)
+Index("ingest_update_time", ingest.c.tenant_id, ingest.c.update_time)
+
+ingest_error = Table(
+    "ingest_error",
+    metadata,
+    _text("tenant_id"),
+    _text("request_id"),
+    _number("position", BigInteger),
+    Column("failure", LargeBinary, nullable=False),
+    PrimaryKeyConstraint("tenant_id", "request_id", "position", name="ingest_error_pkey"),
+    ForeignKeyConstraint(
+        ["tenant_id", "request_id"],
+        ["archival.ingest.tenant_id", "archival.ingest.request_id"],
+        name="ingest_error_ingest",
+        ondelete="CASCADE",
+    ),
+)
 
 request = Table(
     "request",
