@@ -103,7 +103,7 @@ _OPENS_ON_CONTEXT = re.compile(
 _POINTS_ELSEWHERE = re.compile(
     r"\b(?:it|its|it's|they|them|their|theirs|they're|he|she|him|her|hers|his|he's|she's|these|those"
     r"|(?:the |that |this |which |another |other |first |second |third |last |next )ones?"
-    r"|other|another|others|former|latter|previous|previously|above|below|aforementioned|earlier|instead|else|too|either"
+    r"|other|another|others|former|latter|previous|previously|the above|above$|below$|aforementioned|(?:have|take|get) both$|the two (?:is|are)|which of the two|earlier|instead$|else(?! where)|too$|either$"
     r"|again|same|likewise|as well|just now|so far|you (?:just )?(?:said|mentioned|told|meant|wrote|suggested|listed)"
     r"|(?:did|have|had) (?:i|you|we) (?:just )?(?:say|said|mention|mentioned|tell|told|ask|asked|mean|discuss)"
     r"|we (?:just )?(?:discussed|talked|said)"
@@ -115,7 +115,7 @@ _POINTS_ELSEWHERE = re.compile(
 )
 _EMPTY_IT = re.compile(
     r"\b(?:is|was|would|will) it (?:be )?(?:true|possible|safe|ok|okay|legal|illegal|allowed|permitted|normal|necessary"
-    r"|worth|better|important|bad|good|healthy|rude|hard|easy|difficult|correct)\b(?=\s+(?:to|that|for|if)\b)"
+    r"|worth|better|important|bad|good|healthy|rude|hard|easy|difficult|correct|compulsory|mandatory|advisable|required|essential|wise|customary|common)\b(?=\s+(?:to|that|for|if)\b)"
     r"|\b(?:does|did|will|would) it (?:take|cost) to\b|\b(?:does|will|would) it (?:take|cost) for\b",
     re.IGNORECASE,
 )

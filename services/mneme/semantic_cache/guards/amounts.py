@@ -61,7 +61,7 @@ _DATES = (
     re.compile(
         rf"\b(?P<n>{_MONTH}|may)\b\.?\s+(?:the\s+)?(?P<d>\d{{1,2}})(?:st|nd|rd|th)?\b(?:,?\s+(?P<y>\d{{4}}))?", re.IGNORECASE
     ),
-    re.compile(rf"\b(?P<n>{_MONTH}|May)\b\.?(?:\s+(?P<y>\d{{4}}))?"),
+    re.compile(rf"(?<=\w\s)(?P<n>{_MONTH}|May)\b\.?(?!\s+(?:I|we|you|one|a|the)\b)(?:\s+(?P<y>\d{{4}}))?"),
     re.compile(rf"\b(?P<n>{_MONTH})\b", re.IGNORECASE),
 )
 _SLASHED = re.compile(r"\b\d{1,4}[./]\d{1,2}[./]\d{2,4}\b")
@@ -69,6 +69,7 @@ _DAY = re.compile(rf"\b({'|'.join(sorted(_DAYS, key=len, reverse=True))})s?\b", 
 _TIMES = (
     re.compile(r"\b(?P<h>\d{1,2})(?:[:.](?P<m>\d{2}))?\s*(?P<half>[ap])\.?m\b\.?", re.IGNORECASE),
     re.compile(r"\b(?P<h>\d{1,2}):(?P<m>\d{2})(?P<half>)\b"),
+    re.compile(r"\b(?P<h>\d{1,2})(?P<m>)\s+in\s+the\s+(?P<half>[ap])?(?:morning|fternoon|evening)\b", re.IGNORECASE),
     re.compile(r"\b(?P<h>\d{1,2})\s*o'?\s?clock(?P<m>)(?:\s+in\s+the\s+(?P<half>[ap])?\w+)?", re.IGNORECASE),
 )
 _NAMED_TIMES = {"noon": "12:00", "midday": "12:00", "midnight": "0:00"}
@@ -162,7 +163,8 @@ _A_UNIT = re.compile(
     r"\b(?:a|an|one)\s+(?P<u>second|minute|hour|day|week|month|year|kilo|kilogram|pound|litre|liter|meter|metre|mile)\b",
     re.IGNORECASE,
 )
-_NUMBER = re.compile(rf"(?<![\w.])[-+]?(?:{_DIGITS})(?:st|nd|rd|th)?(?![\w])", re.IGNORECASE)
+_NTH = re.compile(r"(?<![\w.])(\d+)(?:st|nd|rd|th)\b", re.IGNORECASE)
+_NUMBER = re.compile(rf"(?<![\w.])[-+]?(?:{_DIGITS})(?!\w)")
 _ID = re.compile(r"(?<!\w)#?(?=[\w./-]*\d)(?=[\w./-]*[^\W\d_]|[\d.]+[/-]\d|#)\w+(?:[./-]\w+)*|#\d+")
 _ONE_ALONE = re.compile(r"\b(?:one|ones)\b", re.IGNORECASE)
 
@@ -259,7 +261,7 @@ def _a_unit(match: re.Match[str]) -> Term:
 
 def _number(match: re.Match[str]) -> Term:
     shown = match.group()
-    digits = re.sub(r"[,+]|st|nd|rd|th", "", shown.lower())
+    digits = re.sub(r"[,+]", "", shown)
     return Term(f"#{plain(Decimal(digits))}", shown, "number")
 
 
@@ -275,6 +277,7 @@ _STEPS: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], Term | None]], ..
     *((pattern, _time) for pattern in _TIMES),
     (_NAMED_TIME, lambda match: Term(f"#{_NAMED_TIMES[match.group().lower()]}", match.group(), "date")),
     (_DAY, lambda match: Term(f"#{_DAYS[match[1].lower()]}", match.group(), "date")),
+    (_NTH, lambda match: Term(f"#{match[1]}.", match.group(), "number")),
     (_MEASURE, _measure),
     (_A_UNIT, _a_unit),
     (_ID, lambda match: Term(f"#{match.group().casefold().lstrip('#')}", match.group(), "id")),

@@ -53,6 +53,9 @@ def _tense(asked: Question, stored: Question) -> str:
 
 
 def _person(asked: Question, stored: Question) -> str:
+    if asked.asks == "how":
+        # In "how do you …" one speaks of anybody.
+        return ""
     theirs = dict(stored.persons)
     for thing, whose in asked.persons:
         if theirs.get(thing, whose) != whose:

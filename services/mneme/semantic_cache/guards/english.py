@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 
 from mneme.semantic_cache.guards import amounts
-from mneme.semantic_cache.guards.english_terms import Words, collect
+from mneme.semantic_cache.guards.english_terms import Words, collect, is_past
 from mneme.semantic_cache.guards.question import Question
 from mneme.semantic_cache.guards.tables import table, words
 
@@ -52,6 +52,7 @@ _WH = {
 }
 _ASKS_WHAT = words("list name describe explain give define summarize tell show")
 _AUXILIARIES = words("is are am was were do does did can could will would shall should may might must has have had")
+_PRESENT = words("is are am do does can could will would shall should may might must")
 _PAST = words("was were did had")
 
 
@@ -75,7 +76,7 @@ def read(text: str) -> Question:
         reason="" if found.terms else "it has no words to compare",
         asks=asks,
         modality=_modality(asks, known),
-        past=bool(known & _PAST),
+        past=_past(asks, tokens),
         persons=tuple(sorted(found.persons)),
         terms=tuple(found.terms),
         symmetric=Words.get().is_symmetric(known),
@@ -93,6 +94,16 @@ def _asks(tokens: Sequence[str]) -> str:
         return "whether"
     asked = next((_WH[token] for token in tokens if token in _WH), "")
     return asked or ("what" if first in _ASKS_WHAT else "whether")
+
+
+def _past(asks: str, tokens: Sequence[str]) -> bool:
+    """Whether it asks about the past: by its auxiliary, or by its verb where it has none ("who won")."""
+    known = frozenset(tokens)
+    if known & _PAST:
+        return True
+    unmarked = asks != "whether" and not known & _PRESENT and asks not in ("how", "why")
+    perfect = "has" in known or "have" in known
+    return (unmarked or perfect) and any(is_past(token) for token in tokens)
 
 
 def _modality(asks: str, known: frozenset[str]) -> str:

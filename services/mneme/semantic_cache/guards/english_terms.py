@@ -15,12 +15,14 @@ from mneme.semantic_cache.guards import amounts
 from mneme.semantic_cache.guards.question import Term
 from mneme.semantic_cache.guards.tables import lines, table, words
 
+_PRONOUNS = {"he": "he", "him": "he", "his": "he", "she": "she", "her": "she", "hers": "she"}
 _POSSESSIVES = {"my": "my", "mine": "my", "our": "my", "ours": "my", "your": "your", "yours": "your"}
-_ARTICLES = words("a an the this these those that his her its their some any")
+_ARTICLES = words("a an the this these those that its their some any")
 _BE = words("is are am was were be been being get got gets")
 _PLACED = words("in at to from near around inside outside within")
 _CONJUNCTIONS = words("and or but , ; : ( )")
 _PARTICIPLE = re.compile(r"(?:ed|en|wn|ght|ung|ade|old|aid|ent|ept|ost)$")
+_UNCHANGED = words("hurt hit cut put set let shut cost read beat bet spread split")
 _BRITISH = re.compile(r"(?<=[a-z]{3})is(?=(?:e|ed|es|ing|ation|ations|er|ers)$)")
 _stemming = threading.Lock()
 
@@ -114,6 +116,8 @@ def _units(tokens: Sequence[str]) -> Iterator[tuple[str, tuple[str, ...]]]:
         modal = token in tables.must or token in tables.should
         if token in tables.timed:
             yield token, (token,)
+        elif token in _PRONOUNS:
+            yield token, (_PRONOUNS[token],)
         else:
             yield token, () if structural or modal or not token.isalpha() or token == amounts.MARK else (stem(token),)
 
@@ -134,6 +138,9 @@ def _phrase(tokens: Sequence[str], place: int, tables: Words) -> tuple[int, tupl
 
 
 def _add(found: Collected, term: Term) -> None:
+    if term.key == "price" and any(other.key == "price" for other in found.terms):
+        # "How much is the delivery fee": asked for twice.
+        return
     found.terms.append(replace(term, negated=found.negated, governor=found.governor))
     if found.whose:
         found.persons.add((term.key, found.whose))
@@ -149,7 +156,9 @@ def _pass_by(found: Collected, token: str) -> None:
         found.whose = _POSSESSIVES[token]
     elif token in _ARTICLES:
         return
-    elif token == "by" and found.be and found.terms and _PARTICIPLE.search(found.last):
+    elif token == "by" and found.be and found.terms and (
+        _PARTICIPLE.search(found.last) or found.last in _irregular() or found.last in _UNCHANGED
+    ):
         found.verb = len(found.terms) - 1
         found.governor = ""
     else:
@@ -173,6 +182,11 @@ def _kind(token: str, names: frozenset[str], *, placed: bool) -> str:
     if not any(part in names for part in token.split()):
         return "word"
     return "place" if placed else "name"
+
+
+def is_past(word: str) -> bool:
+    """Whether a word looks like a past form or participle."""
+    return len(word) > 4 and word.endswith("ed") or word in _irregular() and not word.endswith(("ves", "en"))
 
 
 def _head(token: str) -> str:
