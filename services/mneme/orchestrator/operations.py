@@ -162,6 +162,7 @@ class Operations:
             "delete_blocks": lambda: self._removal.delete_blocks(operation, operation.subject),
             "purge": lambda: self._removal.purge_at(subject, operation, kind_of(operation), operation.subject),
             "purge_here": lambda: self._removal.purge_here(tenant, operation, kind_of(operation), operation.subject),
+            "forget_edits": lambda: self._removal.forget_edits(tenant, operation),
             "forget_agents": lambda: self._removal.forget_agents(tenant, operation),
             "forget_answers": lambda: self._removal.forget_answers(subject),
         }
@@ -256,6 +257,7 @@ def user_forgetting_steps() -> tuple[OperationStep, ...]:
     names = (
         "purge_here:first",
         *(f"purge:{service}" for service in SERVICES),
+        "forget_edits",
         "forget_agents",
         "purge_here:recount",
     )

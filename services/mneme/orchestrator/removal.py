@@ -10,7 +10,9 @@ from typing import Any
 from mneme.archival.v1 import archival_pb2
 from mneme.common.v1 import common_pb2
 from mneme.core_memory.v1 import core_memory_pb2
+from mneme.errors.v1 import errors_pb2
 from mneme.orchestrator import convert
+from mneme.orchestrator.patience import typed
 from mneme.orchestrator.records import Agent, Counts, Operation
 from mneme.orchestrator.store import agents as agent_store
 from mneme.orchestrator.store import purge
@@ -18,6 +20,7 @@ from mneme.orchestrator.v1 import orchestrator_pb2 as pb
 from mneme.recall.v1 import recall_pb2
 from mneme.runtime import ids
 from mneme.runtime.db import Database
+from mneme.runtime.errors import Error
 from mneme.runtime.peers import Peers
 from mneme.semantic_cache.v1 import semantic_cache_pb2
 
@@ -117,6 +120,36 @@ class Removal:
             if not found:
                 return _summed(done)
             done += [await self._remove_agent(tenant, operation, one) for one in found if one.agent_id not in shared]
+
+    async def forget_edits(self, tenant: str, operation: Operation) -> Counts:
+        """Takes the texts out of recorded edits of blocks that others see too: the user's words stood in them."""
+        stub, token, stripped = self._peers.core_memory, "", 0
+        seen: set[str] = set()
+        while True:
+            page = await stub.ListMemoryChanges(
+                core_memory_pb2.ListMemoryChangesRequest(user_id=operation.subject, page_token=token)
+            )
+            for block_id in {change.resource_id for change in page.changes} - seen:
+                seen.add(block_id)
+                agents = await self._agents_of(block_id)
+                async with self._database.tenant(tenant) as tx:
+                    stripped += await purge.strip_edits(tx, tenant, block_id, agents)
+            token = page.next_page_token
+            if not token:
+                return (("orchestrator.run_event (edits)", stripped, 0),)
+
+    async def _agents_of(self, block_id: str) -> list[str] | None:
+        """Agents that see a block: none for one that is gone, None where they are too many to tell."""
+        ref = core_memory_pb2.BlockRef(block_id=block_id)
+        try:
+            found = await typed(lambda: self._peers.core_memory.GetBlock(core_memory_pb2.GetBlockRequest(ref=ref)))
+        except Error as error:
+            if error.reason != errors_pb2.REASON_NOT_FOUND:
+                raise
+            return []
+        if found.attachment_count > len(found.attachments):
+            return None
+        return sorted({attachment.agent_id for attachment in found.attachments})
 
     async def _remove_agent(self, tenant: str, operation: Operation, agent: Agent) -> Counts:
         done = [await self.delete_blocks(operation, agent.agent_id)]

@@ -9,6 +9,9 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import grpc.aio
+import pytest
+
 from mneme.errors.v1 import errors_pb2
 from mneme.orchestrator.models.port import (
     Finished,
@@ -25,7 +28,7 @@ from mneme.orchestrator.v1 import orchestrator_pb2 as pb
 from mneme.orchestrator.v1.orchestrator_pb2_grpc import AgentServiceStub
 from mneme.recall.v1 import recall_pb2
 from mneme.recall.v1.recall_pb2_grpc import RecallServiceStub
-from mneme.runtime.errors import Error
+from mneme.runtime.errors import Error, from_rpc_error
 from tests.support.suite import Suite
 
 Script = Callable[[ModelRequest], "ModelOutput | Error | Awaitable[ModelOutput]"]
@@ -172,3 +175,10 @@ async def until(condition: Callable[[], Awaitable[bool]]) -> None:
     async with asyncio.timeout(LIMIT_SECONDS):
         while not await condition():  # noqa: ASYNC110 - the condition is in a database
             await asyncio.sleep(0.02)
+
+
+async def refused(running: Any) -> Error:
+    """The error a call ends with."""
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
+        await running
+    return from_rpc_error(raised.value)

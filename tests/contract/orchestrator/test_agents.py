@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import grpc.aio
 import psycopg
 import pytest
 
@@ -16,16 +15,9 @@ from mneme.errors.v1 import errors_pb2
 from mneme.orchestrator.operations import Operations
 from mneme.orchestrator.v1 import orchestrator_pb2 as pb
 from mneme.orchestrator.v1.orchestrator_pb2_grpc import AgentServiceStub
-from mneme.runtime.errors import Error, from_rpc_error
-from tests.contract.orchestrator.scripted import ScriptedModel, Talk, calls, open_talk, request_id, until
+from mneme.runtime.errors import Error
+from tests.contract.orchestrator.scripted import ScriptedModel, Talk, calls, open_talk, refused, request_id, until
 from tests.support.suite import Suite
-
-
-async def refused(running: Any) -> Error:
-    """The error a call ends with."""
-    with pytest.raises(grpc.aio.AioRpcError) as raised:
-        await running
-    return from_rpc_error(raised.value)
 
 
 async def test_an_agent_has_persona_and_human_unless_told_otherwise(talk: Talk) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+from mneme.orchestrator.v1 import orchestrator_pb2 as pb
 from mneme.runtime.db import Connection
 
 Kind = Literal["agent", "conversation", "user"]
@@ -27,6 +28,18 @@ _CLOSE = "UPDATE orchestrator.conversation SET deleting = true WHERE tenant_id =
 _MENTIONED = """
 tenant_id = %(tenant)s AND position('.Delete' IN method) = 0 AND EXISTS (
     SELECT FROM unnest(%(mentions)s::text[]) AS id WHERE position(convert_to(id, 'UTF8') IN response) > 0)
+"""
+
+_EDITS = """
+SELECT e.run_id, e.sequence, e.payload FROM orchestrator.run_event AS e
+JOIN orchestrator.run AS r ON r.tenant_id = e.tenant_id AND r.run_id = e.run_id
+WHERE e.tenant_id = %(tenant)s AND (%(agents)s::text[] IS NULL OR r.agent_id = ANY(%(agents)s))
+  AND position(convert_to(%(block_id)s, 'UTF8') IN e.payload) > 0
+"""
+
+_REWRITE_EVENT = """
+UPDATE orchestrator.run_event SET payload = %(payload)s
+WHERE tenant_id = %(tenant)s AND run_id = %(run_id)s AND sequence = %(sequence)s
 """
 
 _WORK_TABLES = ("conversation_lease", "mailbox", "timer_head")
@@ -91,6 +104,23 @@ async def purge(tx: Connection, tenant: str, kind: Kind, subject: str) -> list[t
         ).fetchone()
         counts.append((f"orchestrator.{table}", removed.rowcount, left["left"] if left else 0))
     return counts
+
+
+async def strip_edits(tx: Connection, tenant: str, block_id: str, agents: list[str] | None) -> int:
+    """Takes the texts out of a block's edits, as these agents' runs (None: all) recorded them; returns how many had some."""
+    found = await (await tx.execute(_EDITS, {"tenant": tenant, "block_id": block_id, "agents": agents})).fetchall()
+    stripped = 0
+    for row in found:
+        event = pb.RunEvent.FromString(row["payload"])
+        edit = event.memory_edit
+        if edit.resource_id != block_id or not (edit.before or edit.after):
+            continue
+        edit.ClearField("before")
+        edit.ClearField("after")
+        place = {"tenant": tenant, "run_id": row["run_id"], "sequence": row["sequence"]}
+        await tx.execute(_REWRITE_EVENT, {**place, "payload": event.SerializeToString()})
+        stripped += 1
+    return stripped
 
 
 def _own(kind: Kind) -> str:
