@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from mneme import registry, settings
+from mneme import maintenance, registry, settings
 from mneme.embedded import Embedded
 from mneme.runtime import migrations, telemetry
 from mneme.runtime.dev_credentials import ensure_dev_credentials
@@ -23,7 +23,7 @@ async def prepared(
     config: Path | None = None,
     overrides: Mapping[str, Any] | None = None,
 ) -> AsyncIterator[settings.Settings]:
-    """Settings of a suite whose stores run, inside the block, and hold all schemas.
+    """Settings of a suite whose stores run, inside the block, hold all schemas, and are maintained.
 
     A store whose URL is set is used as it is, and the embedded one beside it stays empty.
 
@@ -52,7 +52,7 @@ async def prepared(
         owner_url = effective.database.owner_url.get_secret_value()
         if owner_url:
             await asyncio.to_thread(migrations.migrate, owner_url)
-        async with _watching(stores):
+        async with _watching(stores), maintenance.running(effective):
             yield effective
 
 

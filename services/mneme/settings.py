@@ -391,6 +391,20 @@ class SemanticCacheSettings(Section):
     """Uses of Redis at once, for each process; below `redis.max_connections`."""
 
 
+class MaintenanceSettings(Section):
+    """The job under the owner role: `mneme maintain`, and inside `mneme dev`."""
+
+    exact_rows: int = Field(default=3000, ge=256)
+    """Vectors of a scope (an agent, a knowledge base) above which it gets its own index; below, a search compares all.
+    An index goes when half as many are left."""
+    fold_rows: int = Field(default=1000, ge=1)
+    """New vectors of such a scope that are compared one by one before they go into its index."""
+    build_memory_mb: int = Field(default=512, ge=64)
+    """Memory of one index build in MB; a graph that does not fit is built several times slower."""
+    interval: float = Field(default=5.0, gt=0)
+    """Pause between two passes."""
+
+
 class Settings(BaseSettings):
     """All settings of one process."""
 
@@ -430,6 +444,8 @@ class Settings(BaseSettings):
     """Text to vector."""
     semantic_cache: SemanticCacheSettings = SemanticCacheSettings()
     """Answers to questions asked before."""
+    maintenance: MaintenanceSettings = MaintenanceSettings()
+    """The job under the owner role."""
 
     @classmethod
     def settings_customise_sources(

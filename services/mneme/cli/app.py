@@ -14,7 +14,7 @@ from typer.core import TyperGroup
 from mneme.errors.v1 import errors_pb2
 from mneme.runtime.errors import Error, OperatorError
 
-COMMANDS = ("dev", "chat", "doctor", "serve", "migrate", "config")
+COMMANDS = ("dev", "chat", "doctor", "serve", "migrate", "maintain", "config")
 """In the order of the help. Each is a function of its name in a module of its name, imported when it is called: a
 command that only calls the suite must not wait for the libraries of a server."""
 

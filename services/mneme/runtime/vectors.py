@@ -145,9 +145,9 @@ _CREATE = (
     CREATE FUNCTION {schema}.note_vector_scope() RETURNS trigger LANGUAGE plpgsql AS $$
     BEGIN
         IF TG_OP = 'DELETE' THEN
+            DELETE FROM {schema}.vector_scope WHERE tenant_id = OLD.tenant_id AND owner_id = OLD.{scope_owner};
             UPDATE {schema}.vector_table SET state = 3
             WHERE tenant_id = OLD.tenant_id AND owner_id = OLD.{scope_owner};
-            DELETE FROM {schema}.vector_scope WHERE tenant_id = OLD.tenant_id AND owner_id = OLD.{scope_owner};
         ELSE
             INSERT INTO {schema}.vector_scope (tenant_id, owner_id, row_count)
             VALUES (NEW.tenant_id, NEW.{scope_owner}, NEW.{count})
