@@ -408,6 +408,32 @@ class PurgeCount(_message.Message):
 Global___PurgeCount: _TypeAlias = PurgeCount  # noqa: Y015
 
 @_typing.final
+class ExportRecord(_message.Message):
+    """One record of what is kept of a subject."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    RECORD_JSON_FIELD_NUMBER: _builtins.int
+    kind: _builtins.str
+    """What it holds: `block`, `message`, `passage`, …"""
+    record_json: _builtins.bytes
+    """The record: the contract's message of that kind as JSON, with the proto's field names."""
+    def __init__(
+        self,
+        *,
+        kind: _builtins.str = ...,
+        record_json: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "record_json", b"record_json"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExportRecord: _TypeAlias = ExportRecord  # noqa: Y015
+
+@_typing.final
 class ToolCall(_message.Message):
     """A tool call asked for by a model."""
 

@@ -115,6 +115,11 @@ class CoreMemoryServiceStub:
                 request_serializer=mneme_dot_core__memory_dot_v1_dot_core__memory__pb2.PurgeDataRequest.SerializeToString,
                 response_deserializer=mneme_dot_core__memory_dot_v1_dot_core__memory__pb2.PurgeDataResponse.FromString,
                 _registered_method=True)
+        self.ExportData = channel.unary_stream(
+                '/mneme.core_memory.v1.CoreMemoryService/ExportData',
+                request_serializer=mneme_dot_core__memory_dot_v1_dot_core__memory__pb2.ExportDataRequest.SerializeToString,
+                response_deserializer=mneme_dot_core__memory_dot_v1_dot_core__memory__pb2.ExportDataResponse.FromString,
+                _registered_method=True)
 
 
 class CoreMemoryServiceServicer:
@@ -235,6 +240,14 @@ class CoreMemoryServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ExportData(self, request, context):
+        """Streams all that is kept of an agent or a user: blocks with their versions, and versions of others' blocks that were written for the user. In one fixed order, as of
+        the moment each page is read.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_CoreMemoryServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -317,6 +330,11 @@ def add_CoreMemoryServiceServicer_to_server(servicer, server):
                     servicer.PurgeData,
                     request_deserializer=mneme_dot_core__memory_dot_v1_dot_core__memory__pb2.PurgeDataRequest.FromString,
                     response_serializer=mneme_dot_core__memory_dot_v1_dot_core__memory__pb2.PurgeDataResponse.SerializeToString,
+            ),
+            'ExportData': grpc.unary_stream_rpc_method_handler(
+                    servicer.ExportData,
+                    request_deserializer=mneme_dot_core__memory_dot_v1_dot_core__memory__pb2.ExportDataRequest.FromString,
+                    response_serializer=mneme_dot_core__memory_dot_v1_dot_core__memory__pb2.ExportDataResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -752,6 +770,33 @@ class CoreMemoryService:
             '/mneme.core_memory.v1.CoreMemoryService/PurgeData',
             mneme_dot_core__memory_dot_v1_dot_core__memory__pb2.PurgeDataRequest.SerializeToString,
             mneme_dot_core__memory_dot_v1_dot_core__memory__pb2.PurgeDataResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExportData(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/mneme.core_memory.v1.CoreMemoryService/ExportData',
+            mneme_dot_core__memory_dot_v1_dot_core__memory__pb2.ExportDataRequest.SerializeToString,
+            mneme_dot_core__memory_dot_v1_dot_core__memory__pb2.ExportDataResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -71,6 +71,10 @@ class CoreMemoryServiceStub:
     """Removes all data of an agent or user, after a tombstone that refuses late writes, and counts again. Where something
     remains, it goes with a further call under a new `request_id`.
     """
+    ExportData: _grpc.UnaryStreamMultiCallable[_core_memory_pb2.ExportDataRequest, _core_memory_pb2.ExportDataResponse]
+    """Streams all that is kept of an agent or a user: blocks with their versions, and versions of others' blocks that were written for the user. In one fixed order, as of
+    the moment each page is read.
+    """
 
 @_typing.type_check_only
 class CoreMemoryServiceAsyncStub(CoreMemoryServiceStub):
@@ -112,6 +116,10 @@ class CoreMemoryServiceAsyncStub(CoreMemoryServiceStub):
     PurgeData: _aio.UnaryUnaryMultiCallable[_core_memory_pb2.PurgeDataRequest, _core_memory_pb2.PurgeDataResponse]  # type: ignore[assignment]
     """Removes all data of an agent or user, after a tombstone that refuses late writes, and counts again. Where something
     remains, it goes with a further call under a new `request_id`.
+    """
+    ExportData: _aio.UnaryStreamMultiCallable[_core_memory_pb2.ExportDataRequest, _core_memory_pb2.ExportDataResponse]  # type: ignore[assignment]
+    """Streams all that is kept of an agent or a user: blocks with their versions, and versions of others' blocks that were written for the user. In one fixed order, as of
+    the moment each page is read.
     """
 
 class CoreMemoryServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -247,6 +255,16 @@ class CoreMemoryServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_core_memory_pb2.PurgeDataResponse, _abc.Awaitable[_core_memory_pb2.PurgeDataResponse]]:
         """Removes all data of an agent or user, after a tombstone that refuses late writes, and counts again. Where something
         remains, it goes with a further call under a new `request_id`.
+        """
+
+    @_abc_1.abstractmethod
+    def ExportData(
+        self,
+        request: _core_memory_pb2.ExportDataRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_core_memory_pb2.ExportDataResponse], _abc.AsyncIterator[_core_memory_pb2.ExportDataResponse]]:
+        """Streams all that is kept of an agent or a user: blocks with their versions, and versions of others' blocks that were written for the user. In one fixed order, as of
+        the moment each page is read.
         """
 
 def add_CoreMemoryServiceServicer_to_server(servicer: CoreMemoryServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

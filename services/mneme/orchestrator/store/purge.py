@@ -107,7 +107,7 @@ async def purge(tx: Connection, tenant: str, kind: Kind, subject: str) -> list[t
 
 
 async def strip_edits(tx: Connection, tenant: str, block_id: str, agents: list[str] | None) -> int:
-    """Takes the texts out of a block's edits that runs of these agents (None: all) recorded; returns how many had some."""
+    """Takes the texts out of a block's edits in runs of these agents (None: all); returns how many had some."""
     found = await (await tx.execute(_EDITS, {"tenant": tenant, "block_id": block_id, "agents": agents})).fetchall()
     stripped = 0
     for row in found:

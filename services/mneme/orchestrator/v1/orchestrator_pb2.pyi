@@ -1078,11 +1078,15 @@ class ExportPiece(_message.Message):
     number: _builtins.int
     """Number of the piece, from 1."""
     kind: _builtins.str
-    """What it holds: `agent`, `block`, `block_version`, `message`, `passage`, `timer`, `end`."""
+    """What it holds: `agent`, `conversation`, `event`, `timer`, `block`, `block_version`, `message`, `summary`, `passage`,
+    `passage_version`, or `end`, whose record counts the others.
+    """
     record_json: _builtins.bytes
     """The record as JSON."""
     chain_sha256: _builtins.str
-    """SHA-256 over this record and the previous piece's, as hex; the last one vouches for the whole."""
+    """SHA-256, as hex, over the previous piece's (empty for the first), `kind`, a newline and `record_json`; the last one
+    vouches for the whole.
+    """
     def __init__(
         self,
         *,

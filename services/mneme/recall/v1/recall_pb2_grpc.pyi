@@ -56,6 +56,10 @@ class RecallServiceStub:
     """Removes all data of an agent, conversation or user, after a tombstone that refuses late writes, and counts again.
     Where something remains, it goes with a further call under a new `request_id`.
     """
+    ExportData: _grpc.UnaryStreamMultiCallable[_recall_pb2.ExportDataRequest, _recall_pb2.ExportDataResponse]
+    """Streams all that is kept of an agent or a user: messages and summaries. In one fixed order, as of
+    the moment each page is read.
+    """
 
 @_typing.type_check_only
 class RecallServiceAsyncStub(RecallServiceStub):
@@ -82,6 +86,10 @@ class RecallServiceAsyncStub(RecallServiceStub):
     PurgeData: _aio.UnaryUnaryMultiCallable[_recall_pb2.PurgeDataRequest, _recall_pb2.PurgeDataResponse]  # type: ignore[assignment]
     """Removes all data of an agent, conversation or user, after a tombstone that refuses late writes, and counts again.
     Where something remains, it goes with a further call under a new `request_id`.
+    """
+    ExportData: _aio.UnaryStreamMultiCallable[_recall_pb2.ExportDataRequest, _recall_pb2.ExportDataResponse]  # type: ignore[assignment]
+    """Streams all that is kept of an agent or a user: messages and summaries. In one fixed order, as of
+    the moment each page is read.
     """
 
 class RecallServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -154,6 +162,16 @@ class RecallServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_recall_pb2.PurgeDataResponse, _abc.Awaitable[_recall_pb2.PurgeDataResponse]]:
         """Removes all data of an agent, conversation or user, after a tombstone that refuses late writes, and counts again.
         Where something remains, it goes with a further call under a new `request_id`.
+        """
+
+    @_abc_1.abstractmethod
+    def ExportData(
+        self,
+        request: _recall_pb2.ExportDataRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_recall_pb2.ExportDataResponse], _abc.AsyncIterator[_recall_pb2.ExportDataResponse]]:
+        """Streams all that is kept of an agent or a user: messages and summaries. In one fixed order, as of
+        the moment each page is read.
         """
 
 def add_RecallServiceServicer_to_server(servicer: RecallServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
