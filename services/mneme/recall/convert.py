@@ -9,7 +9,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from mneme.common.v1 import common_pb2
 from mneme.errors.v1 import errors_pb2
 from mneme.recall import rules
-from mneme.recall.records import Filter, Hit, Message, NewMessage, ToolCall
+from mneme.recall.records import Filter, Hit, Message, NewMessage, Summary, ToolCall
 from mneme.recall.v1 import recall_pb2 as pb
 from mneme.runtime import call, ids
 from mneme.runtime.errors import invalid
@@ -67,6 +67,18 @@ def wire_message(message: Message, *, with_text: bool = True) -> pb.Message:
         wire.provenance.ParseFromString(message.provenance)
     for one in message.tool_calls:
         wire.tool_calls.add(id=one.call_id, name=one.name, arguments_json=one.arguments_json)
+    return wire
+
+
+def wire_summary(summary: Summary) -> pb.ConversationSummary:
+    """Returns a version of a summary for the wire."""
+    wire = pb.ConversationSummary(
+        conversation_id=summary.conversation_id,
+        version=summary.version,
+        text=summary.text,
+        first_kept_sequence=summary.first_kept_sequence,
+    )
+    wire.create_time.FromDatetime(summary.create_time)
     return wire
 
 

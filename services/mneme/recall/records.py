@@ -180,3 +180,14 @@ class Purged:
     store: str
     removed: int
     remaining: int
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """One version of the summary of what was evicted from a conversation's window."""
+
+    conversation_id: str
+    version: int
+    text: str
+    first_kept_sequence: int
+    create_time: datetime

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from datetime import datetime
 from typing import TypeVar
 
@@ -12,16 +12,16 @@ from google.protobuf.message import Message as WireMessage
 
 from mneme.errors.v1 import errors_pb2
 from mneme.recall import ranking, rules
-from mneme.recall.convert import filter_of, new_message, wire_hit, wire_message
+from mneme.recall.convert import filter_of, new_message, wire_hit, wire_message, wire_summary
 from mneme.recall.indexer import Indexer
 from mneme.recall.meaning import Meanings
 from mneme.recall.records import Appended, Batch, Filter, Found, Hit, Subject
-from mneme.recall.store import append, purge, reads, search, window
+from mneme.recall.store import append, export, purge, reads, search, window
 from mneme.recall.store.append import SCHEMA, RefusedError
 from mneme.recall.store.reads import Position
 from mneme.recall.v1 import recall_pb2 as pb
 from mneme.recall.v1 import recall_pb2_grpc
-from mneme.runtime import call, idempotency, lexical, migrations, pages
+from mneme.runtime import call, exports, idempotency, lexical, migrations, pages
 from mneme.runtime.component import Component, Runtime
 from mneme.runtime.db import Connection
 from mneme.runtime.errors import invalid
@@ -218,6 +218,19 @@ class RecallServicer(recall_pb2_grpc.RecallServiceServicer):
             return response
 
         return await self._once(request, pb.PurgeDataResponse, run)
+
+    async def ExportData(
+        self, request: pb.ExportDataRequest, context: Context
+    ) -> AsyncGenerator[pb.ExportDataResponse, None]:
+        """Streams all messages and summaries of an agent or a user."""
+        kind, subject = exports.subject_of(request.subject)
+        scope = (self._database, call.tenant(), kind, subject)
+        async for messages in export.messages(*scope, rows=exports.PAGE_ROWS):
+            for records in exports.portions(exports.record("message", wire_message(one)) for one in messages):
+                yield pb.ExportDataResponse(records=records)
+        async for summaries in export.summaries(*scope, rows=exports.PAGE_ROWS):
+            for records in exports.portions(exports.record("summary", wire_summary(one)) for one in summaries):
+                yield pb.ExportDataResponse(records=records)
 
     async def _once(
         self,

@@ -936,6 +936,46 @@ class PurgeDataResponse(_message.Message):
 Global___PurgeDataResponse: _TypeAlias = PurgeDataResponse  # noqa: Y015
 
 @_typing.final
+class ConversationSummary(_message.Message):
+    """One version of the summary of a conversation's evicted messages; a record of exports."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONVERSATION_ID_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    FIRST_KEPT_SEQUENCE_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    conversation_id: _builtins.str
+    """The conversation."""
+    version: _builtins.int
+    """Number, from 1."""
+    text: _builtins.str
+    """The text."""
+    first_kept_sequence: _builtins.int
+    """First message that was not summarised."""
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was made."""
+
+    def __init__(
+        self,
+        *,
+        conversation_id: _builtins.str = ...,
+        version: _builtins.int = ...,
+        text: _builtins.str = ...,
+        first_kept_sequence: _builtins.int = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["conversation_id", b"conversation_id", "create_time", b"create_time", "first_kept_sequence", b"first_kept_sequence", "text", b"text", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ConversationSummary: _TypeAlias = ConversationSummary  # noqa: Y015
+
+@_typing.final
 class ExportDataRequest(_message.Message):
     """Asks for all that is kept of a subject."""
 
