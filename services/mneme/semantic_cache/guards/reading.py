@@ -5,11 +5,13 @@ from __future__ import annotations
 import functools
 import re
 
-from mneme.semantic_cache.guards import english
+from mneme.semantic_cache.guards import chinese, english
 from mneme.semantic_cache.guards.question import Question
 from mneme.semantic_cache.guards.tables import table, words
 
 _LONGEST = 1000
+_HAN = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff]")
+_KANA_HANGUL = re.compile(r"[\u3040-\u30ff\uac00-\ud7af]")
 _WORD = re.compile(r"[^\W\d_]+(?:'[a-z]+)?")
 
 
@@ -17,6 +19,8 @@ def read(text: str) -> Question:
     """Returns a question as the guards see it; of a language without tables, one that is never compared."""
     if len(text) > _LONGEST:
         return _refused(text, "it is too long to be compared")
+    if _HAN.search(text):
+        return _refused(text, "it mixes scripts") if _KANA_HANGUL.search(text) else chinese.read(text)
     if _is_english(text):
         return english.read(text)
     return _refused(text, "its language has no tables")
