@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, TypeVar
@@ -16,12 +16,12 @@ from grpc.aio import ServicerContext as Context
 from mneme.common.v1 import common_pb2
 from mneme.core_memory import access, callers, commands, editing, history, messages, rendering
 from mneme.core_memory.blocks import Block
-from mneme.core_memory.store import reads
+from mneme.core_memory.store import export, reads
 from mneme.core_memory.store.reads import BlockFilter, ChangeFilter
 from mneme.core_memory.v1 import core_memory_pb2 as pb
 from mneme.core_memory.v1 import core_memory_pb2_grpc as pb_grpc
 from mneme.errors.v1 import errors_pb2
-from mneme.runtime import call, migrations, pages
+from mneme.runtime import call, exports, migrations, pages
 from mneme.runtime.component import Component, Runtime
 from mneme.runtime.db import Connection, Database
 from mneme.runtime.errors import Error, invalid
@@ -223,6 +223,20 @@ class CoreMemory(pb_grpc.CoreMemoryServiceServicer):
     async def PurgeData(self, request: pb.PurgeDataRequest, context: Context[Any, Any]) -> pb.PurgeDataResponse:
         """Removes all data of an agent or a user."""
         return await self._once(request, pb.PurgeDataResponse, commands.purge)
+
+    async def ExportData(
+        self, request: pb.ExportDataRequest, context: Context[Any, Any]
+    ) -> AsyncGenerator[pb.ExportDataResponse, None]:
+        """Streams all blocks and versions of an agent or a user."""
+        kind, subject = exports.subject_of(request.subject)
+        scope = (self._database, call.tenant(), kind, subject)
+        async for blocks in export.blocks(*scope, rows=exports.PAGE_ROWS):
+            for records in exports.portions(exports.record("block", messages.block_message(one)) for one in blocks):
+                yield pb.ExportDataResponse(records=records)
+        async for versions in export.versions(*scope, rows=exports.PAGE_ROWS):
+            found = (exports.record("block_version", messages.version_message(one)) for one in versions)
+            for records in exports.portions(found):
+                yield pb.ExportDataResponse(records=records)
 
     async def _once(self, request: MutatingRequest, response: type[R], run: Callable[..., Awaitable[R]]) -> R:
         async with self._database.tenant(call.tenant()) as tx:

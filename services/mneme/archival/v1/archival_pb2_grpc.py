@@ -151,6 +151,11 @@ class ArchivalServiceStub:
                 request_serializer=mneme_dot_archival_dot_v1_dot_archival__pb2.PurgeDataRequest.SerializeToString,
                 response_deserializer=mneme_dot_archival_dot_v1_dot_archival__pb2.PurgeDataResponse.FromString,
                 _registered_method=True)
+        self.ExportData = channel.unary_stream(
+                '/mneme.archival.v1.ArchivalService/ExportData',
+                request_serializer=mneme_dot_archival_dot_v1_dot_archival__pb2.ExportDataRequest.SerializeToString,
+                response_deserializer=mneme_dot_archival_dot_v1_dot_archival__pb2.ExportDataResponse.FromString,
+                _registered_method=True)
 
 
 class ArchivalServiceServicer:
@@ -328,6 +333,13 @@ class ArchivalServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ExportData(self, request, context):
+        """Streams all passages that are kept of an agent or a user, in one fixed order, as of the moment each page is read.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ArchivalServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -445,6 +457,11 @@ def add_ArchivalServiceServicer_to_server(servicer, server):
                     servicer.PurgeData,
                     request_deserializer=mneme_dot_archival_dot_v1_dot_archival__pb2.PurgeDataRequest.FromString,
                     response_serializer=mneme_dot_archival_dot_v1_dot_archival__pb2.PurgeDataResponse.SerializeToString,
+            ),
+            'ExportData': grpc.unary_stream_rpc_method_handler(
+                    servicer.ExportData,
+                    request_deserializer=mneme_dot_archival_dot_v1_dot_archival__pb2.ExportDataRequest.FromString,
+                    response_serializer=mneme_dot_archival_dot_v1_dot_archival__pb2.ExportDataResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -1070,6 +1087,33 @@ class ArchivalService:
             '/mneme.archival.v1.ArchivalService/PurgeData',
             mneme_dot_archival_dot_v1_dot_archival__pb2.PurgeDataRequest.SerializeToString,
             mneme_dot_archival_dot_v1_dot_archival__pb2.PurgeDataResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExportData(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/mneme.archival.v1.ArchivalService/ExportData',
+            mneme_dot_archival_dot_v1_dot_archival__pb2.ExportDataRequest.SerializeToString,
+            mneme_dot_archival_dot_v1_dot_archival__pb2.ExportDataResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -100,6 +100,8 @@ class ArchivalServiceStub:
     """Removes all data of an agent or user, after a tombstone that refuses late writes, and counts again. Where something
     remains, it goes with a further call under a new `request_id`.
     """
+    ExportData: _grpc.UnaryStreamMultiCallable[_archival_pb2.ExportDataRequest, _archival_pb2.ExportDataResponse]
+    """Streams all passages that are kept of an agent or a user, in one fixed order, as of the moment each page is read."""
 
 @_typing.type_check_only
 class ArchivalServiceAsyncStub(ArchivalServiceStub):
@@ -171,6 +173,8 @@ class ArchivalServiceAsyncStub(ArchivalServiceStub):
     """Removes all data of an agent or user, after a tombstone that refuses late writes, and counts again. Where something
     remains, it goes with a further call under a new `request_id`.
     """
+    ExportData: _aio.UnaryStreamMultiCallable[_archival_pb2.ExportDataRequest, _archival_pb2.ExportDataResponse]  # type: ignore[assignment]
+    """Streams all passages that are kept of an agent or a user, in one fixed order, as of the moment each page is read."""
 
 class ArchivalServiceServicer(metaclass=_abc_1.ABCMeta):
     """Keeps passages and knowledge bases. Every mutating method carries a `request_id`: sent again, it answers with the
@@ -377,5 +381,13 @@ class ArchivalServiceServicer(metaclass=_abc_1.ABCMeta):
         """Removes all data of an agent or user, after a tombstone that refuses late writes, and counts again. Where something
         remains, it goes with a further call under a new `request_id`.
         """
+
+    @_abc_1.abstractmethod
+    def ExportData(
+        self,
+        request: _archival_pb2.ExportDataRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_archival_pb2.ExportDataResponse], _abc.AsyncIterator[_archival_pb2.ExportDataResponse]]:
+        """Streams all passages that are kept of an agent or a user, in one fixed order, as of the moment each page is read."""
 
 def add_ArchivalServiceServicer_to_server(servicer: ArchivalServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -64,17 +64,18 @@ WHERE b.tenant_id = %(tenant)s {{conditions}}
 ORDER BY b.create_time, b.id LIMIT %(limit)s
 """  # noqa: S608
 
-_VERSION = """
+VERSION = """
 SELECT v.id, v.block_id, v.version, v.value, v.restored_version, v.create_time, v.user_id, c.kind, c.actor,
        c.agent_id, c.source_message_ids, c.trust_level, c.from_recall, c.step_id, c.trace_id, w.reason
 FROM core_memory.block_version AS v
 JOIN core_memory.memory_change AS c ON c.tenant_id = v.tenant_id AND c.sequence = v.change_sequence
 LEFT JOIN core_memory.change_reason AS w ON w.tenant_id = v.tenant_id AND w.sequence = v.change_sequence
-WHERE v.tenant_id = %(tenant)s AND v.block_id = %(block_id)s
+WHERE v.tenant_id = %(tenant)s
 """
 
-_VERSIONS_BEFORE = f"{_VERSION} AND v.version < %(before)s ORDER BY v.version DESC LIMIT %(limit)s"
-_SOME_VERSIONS = f"{_VERSION} AND v.version = ANY(%(versions)s)"
+_OF_BLOCK = f"{VERSION} AND v.block_id = %(block_id)s"
+_VERSIONS_BEFORE = f"{_OF_BLOCK} AND v.version < %(before)s ORDER BY v.version DESC LIMIT %(limit)s"
+_SOME_VERSIONS = f"{_OF_BLOCK} AND v.version = ANY(%(versions)s)"
 
 _AUDIT_GATE = "SELECT pg_advisory_xact_lock(core_memory.subject_key(%(tenant)s, 'audit', ''))"
 

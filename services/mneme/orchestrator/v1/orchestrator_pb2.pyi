@@ -3629,6 +3629,54 @@ class ForgetUserResponse(_message.Message):
 Global___ForgetUserResponse: _TypeAlias = ForgetUserResponse  # noqa: Y015
 
 @_typing.final
+class Event(_message.Message):
+    """One event as it was given to an agent; a record of exports."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENT_ID_FIELD_NUMBER: _builtins.int
+    CONVERSATION_ID_FIELD_NUMBER: _builtins.int
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    SPEAKER_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    event_id: _builtins.str
+    """Id, `event-…`."""
+    conversation_id: _builtins.str
+    """Conversation in whose mailbox it was put."""
+    run_id: _builtins.str
+    """Run that worked on it."""
+    kind: Global___EventKind.ValueType
+    """Kind."""
+    text: _builtins.str
+    """Text."""
+    speaker: _builtins.str
+    """Who spoke, in a conversation of several people."""
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was accepted."""
+
+    def __init__(
+        self,
+        *,
+        event_id: _builtins.str = ...,
+        conversation_id: _builtins.str = ...,
+        run_id: _builtins.str = ...,
+        kind: Global___EventKind.ValueType = ...,
+        text: _builtins.str = ...,
+        speaker: _builtins.str = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["conversation_id", b"conversation_id", "create_time", b"create_time", "event_id", b"event_id", "kind", b"kind", "run_id", b"run_id", "speaker", b"speaker", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Event: _TypeAlias = Event  # noqa: Y015
+
+@_typing.final
 class ExportUserRequest(_message.Message):
     """Asks for a user's data."""
 
@@ -3639,7 +3687,9 @@ class ExportUserRequest(_message.Message):
     user_id: _builtins.str
     """The user."""
     after_piece: _builtins.int
-    """Goes on after the piece of this number."""
+    """Goes on after the piece of this number. Where something changed meanwhile, `chain_sha256` does not continue the one
+    that was got before: begin anew then.
+    """
     def __init__(
         self,
         *,
