@@ -114,6 +114,20 @@ class Metrics:
         self.cache_lookup_seconds = self._histogram(
             "mneme_semantic_cache_lookup_duration_seconds", "Time of a lookup.", ("outcome",), _FAST
         )
+        self.cache_refusals = self._counter(
+            "mneme_semantic_cache_refusals_total", "Lookups that a guard refused.", ("guard",)
+        )
+        self.cache_stratum_changes = self._counter(
+            "mneme_semantic_cache_stratum_changes_total", "Strata that changed; state is closed or opened.", ("state",)
+        )
+        self.cache_samples = self._counter(
+            "mneme_semantic_cache_samples_total",
+            "Pairs to judge; outcome is kept, dropped, right, wrong or unclear.",
+            ("outcome",),
+        )
+        self.cache_evictions = self._counter(
+            "mneme_semantic_cache_evictions_total", "Entries that went for a tenant's quota.", ()
+        )
 
     def _counter(self, name: str, documentation: str, labels: Sequence[str]) -> Counter:
         return Counter(name, documentation, labels, registry=self.registry)

@@ -52,9 +52,61 @@ class Address:
         """Key of the entry."""
         return f"{_PREFIX}:{self.scope.tag}:{self.digest}"
 
+    @property
+    def askers_key(self) -> str:
+        """Key of the set of users who asked."""
+        return f"{self.entry_key}:askers"
+
     def lease_key(self, basis_digest: bytes) -> str:
         """Key of the right to answer. Askers with different memory do not wait for each other."""
         return f"{self.entry_key}:lease:{basis_digest.hex()}"
+
+
+@dataclass(frozen=True, slots=True)
+class Partition:
+    """The entries that may be neighbours: of one scope and one life of it, one fingerprint, one vector space."""
+
+    scope: Scope
+    name: str
+    """32 hex digits, made of all of it."""
+    space: str
+    """16 hex digits, made of the space's id."""
+    dimensions: int
+
+    def key(self, family: str) -> str:
+        """Returns the partition's key of a family, in its scope's slot."""
+        return f"{_PREFIX}:{self.scope.tag}:{family}:{self.name}"
+
+    def entry_key(self, digest: str) -> str:
+        """Returns the key of one of its entries."""
+        return Address(self.scope, digest).entry_key
+
+
+def partition(scope: Scope, *, epoch: bytes, fingerprint: str, space_id: str, dimensions: int) -> Partition:
+    """Returns where the neighbours of a question are.
+
+    Args:
+        scope: Who shares answers.
+        epoch: Mark of all living entries of the scope: what was emptied or lost has no neighbours any more.
+        fingerprint: Hash of all that shapes an answer besides memory.
+        space_id: Vectors of different spaces are never compared.
+        dimensions: Components of a vector.
+    """
+    parts = (place(scope, fingerprint), epoch, space_id.encode(), b"%d" % dimensions)
+    message = b"".join(b"%d:%s" % (len(part), part) for part in parts)
+    return Partition(scope, hashlib.sha256(message).hexdigest()[:32], space_hash(space_id).hex(), dimensions)
+
+
+def place(scope: Scope, fingerprint: str) -> bytes:
+    """Returns 16 bytes that are equal only for entries of one tenant, agent, user and fingerprint."""
+    parts = (scope.tenant, scope.agent_id, scope.user_id, fingerprint)
+    message = b"".join(b"%d:%s" % (len(part), part) for part in (text.encode() for text in parts))
+    return hashlib.sha256(message).digest()[:16]
+
+
+def space_hash(space_id: str) -> bytes:
+    """Returns 8 bytes that stand for a space's id."""
+    return hashlib.sha256(space_id.encode()).digest()[:8]
 
 
 def address(secret: bytes, scope: Scope, *, fingerprint: str, question: str) -> Address:
@@ -69,6 +121,11 @@ def address(secret: bytes, scope: Scope, *, fingerprint: str, question: str) -> 
     parts = (scope.tenant, scope.agent_id, scope.user_id, fingerprint, question)
     message = b"".join(b"%d:%s" % (len(part), part) for part in (text.encode() for text in parts))
     return Address(scope, hmac.new(secret, message, hashlib.sha256).hexdigest())
+
+
+def worth_key(tenant: str, family: str) -> str:
+    """Returns a key of what a tenant's entries are worth; all of a tenant share a slot."""
+    return f"{_PREFIX}:{{{tenant}}}:{family}"
 
 
 def id_key(tenant: str, entry_id: str) -> str:

@@ -75,7 +75,7 @@ class Answering:
         if query.kind is not Kind.QUESTION:
             return pb.Miss(reason=_NOT_LOOKED_UP[query.kind]), None
         try:
-            found = await self._entries.read(query.address)
+            found = (await self._entries.read(query.address)).stored
         except CacheDown:
             return pb.Miss(reason=pb.MISS_REASON_UNAVAILABLE), None
         return judge(query, found, time.time()), found
@@ -104,7 +104,7 @@ class Answering:
         """Stores the answer of the token's holder; False when the right had ended or Redis is down."""
         acquired = replace(stored, acquired_digest=_lease_digest(token))
         try:
-            return await self._entries.commit(query.address, token, acquired, owners=_owners(query, stored))
+            return await self._entries.commit(query.address, token, acquired, owners=_owners(query, stored)) is not None
         except CacheDown:
             return False
 

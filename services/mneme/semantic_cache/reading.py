@@ -12,7 +12,7 @@ from google.protobuf.duration_pb2 import Duration
 from mneme.runtime import call
 from mneme.runtime.errors import invalid
 from mneme.semantic_cache import basis as bases
-from mneme.semantic_cache.addresses import Scope, address
+from mneme.semantic_cache.addresses import Scope, address, place
 from mneme.semantic_cache.answering import Query
 from mneme.semantic_cache.basis import Basis
 from mneme.semantic_cache.normalising import normalise
@@ -85,7 +85,12 @@ class Reader:
         entry.create_time.FromNanoseconds(int(now * 1e9))
         ends = now + life * (1 - self._jitter * random.random())  # noqa: S311 - spreads load, keeps no secret
         entry.expire_time.FromNanoseconds(int(ends * 1e9))
-        return Stored(entry, query.basis.digest, acquired_digest=query.basis.digest)
+        return Stored(
+            entry,
+            query.basis.digest,
+            acquired_digest=query.basis.digest,
+            place=place(query.address.scope, key.fingerprint),
+        )
 
     def question_hmac(self, question: str) -> str:
         """Returns a keyed hash of a question, normalised: for counting, never for reading."""
