@@ -330,6 +330,12 @@ class ArchivalSettings(Section):
 
     embed_timeout: float = Field(default=5.0, gt=0)
     """Longest wait for a vector; then an insert is accepted without one and a search goes by words alone."""
+    chunk_over: int = Field(default=8000, ge=1000)
+    """Characters above which the text of an item is cut into pieces, unless its vector comes with it."""
+    chunk_chars: int = Field(default=1600, ge=100, le=20_000)
+    """Most characters of a piece, where the caller names none; a tenth of it repeats the piece before."""
+    near_score: float = Field(default=0.9, ge=0, le=1)
+    """Least cosine at which a stored passage is reported as a near duplicate; depends on the embedding model."""
     search_depth: int = Field(default=200, ge=200, le=2000)
     """Candidates that a search ranks, by meaning and again by words."""
     words_weight: float = Field(default=0.7, ge=0, le=1)
@@ -352,6 +358,15 @@ class ArchivalSettings(Section):
     """Attempts after which a text is given up that cannot be embedded although others can."""
 
 
+class TenantShare(Section):
+    """What one tenant may have of the embedding provider."""
+
+    weight: float = Field(default=1.0, gt=0)
+    """Share beside other tenants that wait at the same time; 2 gets twice as much as 1."""
+    tokens_per_minute: int | None = Field(default=None, ge=0)
+    """Quota in place of `tokens_per_minute` of all; 0 for no limit."""
+
+
 class EmbeddingSettings(Section):
     """Text to vector."""
 
@@ -362,12 +377,27 @@ class EmbeddingSettings(Section):
     """Life of a vector in the cache."""
     cache_timeout: float = Field(default=0.2, gt=0)
     """Longest time to read or write the vectors of one call in the cache; then it is asked the provider."""
+    join_wait: float = Field(default=1.0, ge=0)
+    """Longest wait for a vector that another process asks the provider for already; 0 never waits."""
     provider_concurrency: int = Field(default=16, ge=1)
-    """Calls of the provider that run at once, for each process."""
+    """Most calls of the provider that run at once, for each process; fewer while it throttles."""
     provider_timeout: float = Field(default=10.0, gt=0)
     """Longest time of one call of the provider."""
     provider_attempts: int = Field(default=3, ge=1)
-    """Attempts of one call of the provider, the first one included."""
+    """Attempts for a text while the provider does not answer, the first one included; throttled calls do not count."""
+    gather_window: float = Field(default=0.005, ge=0, le=1)
+    """Wait of a text for others to share a call with, where the model takes several and calls run already."""
+    breaker_failures: int = Field(default=5, ge=1)
+    """Calls in a row without an answer after which the provider is left alone and callers learn it at once."""
+    breaker_seconds: float = Field(default=5.0, gt=0)
+    """Time for which it is left alone, before one call looks whether it is back."""
+    tokens_per_minute: int = Field(default=0, ge=0)
+    """Tokens, by an estimate of four bytes each, that a tenant may have embedded in a minute; cached texts are free.
+    All processes count together in Redis, each for itself while that is away. 0 for no limit."""
+    tenants: dict[str, TenantShare] = {}
+    """Tenants that have another share or quota than the others, by name."""
+    dollars_per_million_tokens: float | None = Field(default=None, ge=0)
+    """Price by which the saved cost is counted; none takes the published one of a model that is known."""
     max_tokens: int = Field(default=8192, ge=1)
     """Most tokens of one text, for a model of an OpenAI-compatible provider."""
     batch_size: int = Field(default=64, ge=1, le=2048)
@@ -389,6 +419,34 @@ class SemanticCacheSettings(Section):
     """Largest answer that is stored."""
     redis_concurrency: int = Field(default=16, ge=1)
     """Uses of Redis at once, for each process; below `redis.max_connections`."""
+    threshold: float | None = Field(default=None, gt=0, le=1)
+    """Cosine from which two questions may have the same answer, in place of the space's calibrated one (0.85 for Titan
+    V2); a space without a calibration is not compared whatever this says."""
+    candidates: int = Field(default=8, ge=8, le=100)
+    """Nearest entries that a look-up considers."""
+    embed_timeout: float = Field(default=0.5, gt=0)
+    """Longest wait for the vector of a question; then only the same question is found."""
+    check_timeout: float = Field(default=0.05, gt=0)
+    """Longest time to ask whether what was written to a knowledge base concerns an answer."""
+    exact_entries: int = Field(default=10_000, ge=0)
+    """Entries of a scope up to which all are compared, where this process finds neighbours itself; above it a graph."""
+    index_bytes: int = Field(default=512 * 1024 * 1024, ge=1024)
+    """Most memory of one process for finding neighbours; the scopes asked longest ago leave."""
+    tenant_bytes: int = Field(default=256 * 1024 * 1024, ge=1024)
+    """Most bytes of one tenant's entries; above it the least worthy go."""
+    refresh_fraction: float = Field(default=0.8, gt=0, le=1)
+    """Part of an entry's life after which one caller is asked to make the answer anew; 1 for never."""
+    wrong_limit: float = Field(default=0.01, gt=0, lt=1)
+    """Share of wrong answers above which a stratum closes itself (one-sided 95 % bound)."""
+    strata_seconds: float = Field(default=2.0, gt=0)
+    """Age at which the closed strata are read again; at five times that age nothing is served to other words."""
+    sample_rate: float = Field(default=0.05, ge=0, le=1)
+    """Part of the answers served to other words that are offered for judging."""
+    samples_max: int = Field(default=1000, ge=0)
+    """Pairs of one tenant that wait to be judged at most; more are not kept."""
+    judge_model: str = ""
+    """Model of the OpenAI-compatible provider that judges the samples; empty for none: then verdicts come from Feedback
+    and JudgeSample alone."""
 
 
 class MaintenanceSettings(Section):

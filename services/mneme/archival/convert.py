@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -15,15 +16,21 @@ from mneme.archival.ranking import Ranked
 from mneme.archival.records import (
     Change,
     ChangeFilter,
+    Comparison,
+    Condition,
     Draft,
     Embedded,
     Filter,
+    Ingest,
     KnowledgeBase,
     MemoryChange,
+    Near,
     Owner,
     Passage,
+    PassageVersion,
     Provenance,
     PurgeCount,
+    Settled,
 )
 from mneme.archival.v1 import archival_pb2 as pb
 from mneme.common.v1 import common_pb2
@@ -42,6 +49,7 @@ _CHANGE_FIELDS = (
     "kind",
     "resource_id",
     "agent_id",
+    "knowledge_base_id",
     "old_version",
     "new_version",
     "old_sha256",
@@ -203,7 +211,23 @@ def search_filter(message: pb.PassageFilter, *, all_users: bool) -> Filter:
         recorded_as_of=time(message, "recorded_as_of"),
         include_quarantined=message.include_quarantined,
         include_superseded=message.include_superseded,
+        conditions=tuple(_condition(one, f"filter.conditions[{n}]") for n, one in enumerate(message.conditions)),
+        document_ids=tuple(dict.fromkeys(message.document_ids)),
+        index_states=tuple(dict.fromkeys(message.index_states)),
     )
+
+
+def _condition(message: pb.MetadataCondition, field: str) -> Condition:
+    comparison = Comparison(message.comparison or pb.COMPARISON_EQUAL)
+    kind = message.WhichOneof("value")
+    if (kind is None) != (comparison in (Comparison.PRESENT, Comparison.ABSENT)):
+        raise invalid(field, "needs a value" if kind is None else "has a value, which PRESENT and ABSENT do not take")
+    if kind == "flag" and comparison not in (Comparison.EQUAL, Comparison.NOT_EQUAL):
+        raise invalid(f"{field}.flag", "can only be equal or not")
+    if kind == "number" and not math.isfinite(message.number):
+        raise invalid(f"{field}.number", "must be finite")
+    value = time(message, "time") if kind == "time" else getattr(message, kind) if kind else None
+    return Condition(tuple(message.path), comparison, value)
 
 
 def change_filter(request: pb.ListMemoryChangesRequest) -> ChangeFilter:
@@ -240,6 +264,7 @@ def passage_message(passage: Passage) -> pb.Passage:
         version=passage.version,
         create_time=_timestamp(passage.created_at),
         update_time=_timestamp(passage.updated_at),
+        etag=passage.etag,
     )
     if passage.metadata_:
         message.metadata.update(passage.metadata_)
@@ -252,6 +277,68 @@ def passage_message(passage: Passage) -> pb.Passage:
         message.document.start_char = passage.document_start
         message.document.end_char = passage.document_end
     return message
+
+
+def version_message(version: PassageVersion) -> pb.PassageVersion:
+    """Returns a version as the contract shows it."""
+    message = pb.PassageVersion(
+        passage=passage_message(version.passage),
+        version=version.passage.version,
+        start_time=_timestamp(version.passage.updated_at),
+        actor=version.actor,
+        kind=common_pb2.MemoryChangeKind.ValueType(version.kind),
+        provenance=_provenance_message(version.provenance),
+        trace_id=version.trace_id,
+    )
+    if version.recorded_to is not None:
+        message.end_time.CopyFrom(_timestamp(version.recorded_to))
+    return message
+
+
+def item_results(settled: Sequence[Settled | Error], position: int = 0) -> list[pb.ItemResult]:
+    """Returns a result an item, the first one with index `position`."""
+    return [item_result(one, index) for index, one in enumerate(settled, start=position)]
+
+
+def item_result(settled: Settled | Error, index: int) -> pb.ItemResult:
+    """Returns what became of one item."""
+    if isinstance(settled, Error):
+        return pb.ItemResult(index=index, error=failure_message(settled))
+    result = pb.ItemResult(index=index, superseded_passage_ids=settled.superseded)
+    if settled.duplicate:
+        result.duplicate_of = settled.passage_id
+    else:
+        result.passage_id = settled.passage_id
+    if settled.cut:
+        result.piece_ids.extend(one.passage_id for one in settled.stored)
+    return result
+
+
+def near_message(near: Sequence[Near] | None) -> pb.NearPassages:
+    """Returns near duplicates as the contract shows them; None for unknown ones."""
+    shown = [pb.NearPassage(passage_id=one.passage_id, score=one.cosine) for one in near or ()]
+    return pb.NearPassages(passages=shown, known=near is not None)
+
+
+def ingest_errors(refused: Sequence[tuple[int, bytes]]) -> list[pb.ItemResult]:
+    """Returns the refused items of an ingest, given by position and stored failure."""
+    return [pb.ItemResult(index=index, error=common_pb2.Failure.FromString(raw)) for index, raw in refused]
+
+
+def ingest_message(ingest: Ingest, refused: Sequence[tuple[int, bytes]], *, pending: int) -> pb.GetIngestResponse:
+    """Returns how far an ingest has come."""
+    return pb.GetIngestResponse(
+        owner=_owner_message(ingest.owner),
+        next_index=ingest.next_index,
+        inserted_count=ingest.inserted,
+        duplicate_count=ingest.duplicates,
+        error_count=ingest.errors,
+        errors=ingest_errors(refused),
+        passage_count=ingest.passages,
+        pending_count=pending,
+        create_time=_timestamp(ingest.create_time),
+        update_time=_timestamp(ingest.update_time),
+    )
 
 
 def result_message(passage: Passage, ranked: Ranked, *, explain: bool) -> pb.PassageResult:
@@ -322,7 +409,7 @@ def _owner_message(found: Owner) -> pb.PassageOwner:
     return pb.PassageOwner(knowledge_base_id=found.knowledge_base_id)
 
 
-def _provenance_message(source: Passage | MemoryChange) -> common_pb2.Provenance:
+def _provenance_message(source: Passage | MemoryChange | Provenance) -> common_pb2.Provenance:
     return common_pb2.Provenance(
         reason=source.reason,
         source_message_ids=source.source_message_ids,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from enum import IntEnum
 from typing import Any
 
 import numpy as np
@@ -86,6 +87,17 @@ class Draft:
 
 
 @dataclass(frozen=True, slots=True)
+class Item:
+    """What one item of a batch or an ingest stores."""
+
+    drafts: tuple[Draft, ...]
+    """One, or the pieces of a text that was cut, in their order."""
+    cut: bool = False
+    replaces_document: bool = False
+    """The drafts are the whole document as it is now."""
+
+
+@dataclass(frozen=True, slots=True)
 class Passage:
     """A stored passage; the fields carry the names of the columns."""
 
@@ -119,6 +131,11 @@ class Passage:
     updated_at: datetime
 
     @property
+    def etag(self) -> str:
+        """Changes with each version."""
+        return str(self.version)
+
+    @property
     def owner(self) -> Owner:
         """Who owns it."""
         return Owner(self.agent_id or "", self.knowledge_base_id or "")
@@ -131,6 +148,73 @@ class Stored:
     passage_id: str
     duplicate: bool
     """True when the same text was there already, in the store or earlier in the batch."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """What became of an item."""
+
+    stored: tuple[Stored, ...]
+    """An outcome a draft, in their order."""
+    cut: bool = False
+    superseded: tuple[str, ...] = ()
+    """Pieces of the document before that are gone from it."""
+
+    @property
+    def duplicate(self) -> bool:
+        """Whether nothing of it is new."""
+        return all(one.duplicate for one in self.stored)
+
+    @property
+    def passage_id(self) -> str:
+        """The first passage that is new, or the first one."""
+        return next((one.passage_id for one in self.stored if not one.duplicate), self.stored[0].passage_id)
+
+
+@dataclass(frozen=True, slots=True)
+class Near:
+    """A stored passage that says nearly what another text says."""
+
+    passage_id: str
+    cosine: float
+
+
+@dataclass(frozen=True, slots=True)
+class PassageVersion:
+    """What a passage was from `passage.updated_at` on, and the write that made it so."""
+
+    passage: Passage
+    recorded_to: datetime | None
+    """Until when it was current; None for the current version."""
+    actor: str
+    kind: int
+    provenance: Provenance
+    trace_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ingest:
+    """How far an ingest has come; the fields carry the names of the columns."""
+
+    request_id: str
+    agent_id: str
+    knowledge_base_id: str
+    user_id: str
+    """User to whom its credential is bound; empty for none."""
+    stream: int
+    """Number of the stream that feeds it; an earlier one may no longer."""
+    next_index: int
+    inserted: int
+    duplicates: int
+    errors: int
+    passages: int
+    create_time: datetime
+    update_time: datetime
+
+    @property
+    def owner(self) -> Owner:
+        """Who owns the passages."""
+        return Owner(self.agent_id, self.knowledge_base_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +231,33 @@ class Change:
         """The new text; None when it stays."""
         text: str | None = self.values.get("text")
         return text
+
+
+class Comparison(IntEnum):
+    """How a value of the metadata is compared; the numbers of the contract."""
+
+    EQUAL = 1
+    NOT_EQUAL = 2
+    LESS = 3
+    LESS_OR_EQUAL = 4
+    GREATER = 5
+    GREATER_OR_EQUAL = 6
+    PRESENT = 7
+    ABSENT = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """A condition on one value of the metadata."""
+
+    path: tuple[str, ...]
+    comparison: Comparison
+    value: float | str | bool | datetime | None = None
+
+    @property
+    def is_moment(self) -> bool:
+        """Whether texts are compared as the moments that they name."""
+        return isinstance(self.value, datetime)
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +277,9 @@ class Filter:
     recorded_as_of: datetime | None = None
     include_quarantined: bool = False
     include_superseded: bool = False
+    conditions: tuple[Condition, ...] = ()
+    document_ids: tuple[str, ...] = ()
+    index_states: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,6 +346,7 @@ class MemoryChange:
     kind: int
     resource_id: str
     agent_id: str
+    knowledge_base_id: str
     old_version: int
     new_version: int
     old_sha256: str

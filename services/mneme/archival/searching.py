@@ -10,7 +10,7 @@ from mneme.archival import ranking
 from mneme.archival.embedder import Embedder
 from mneme.archival.ranking import Ranked, Weights
 from mneme.archival.records import Candidate, Embedded, Filter, Passage, WordStatistics
-from mneme.archival.store import knowledge_bases, passages, scopes, search
+from mneme.archival.store import knowledge_bases, passages, past, scopes, search
 from mneme.runtime import call
 from mneme.runtime.db import Connection, Database
 from mneme.runtime.errors import invalid
@@ -85,9 +85,11 @@ class Searcher:
                 depth=max(asked.limit, self._depth),
                 with_vectors=asked.diversity > 0,
             )
-            candidates, statistics = await search.candidates(tx, tenant, query)
-            ranked = self._ranked(asked, candidates, statistics, by_meaning=by_meaning)
-            known = await passages.get_many(tx, tenant, [r.id for r in ranked])
+            moment = asked.wanted.recorded_as_of
+            found = await (past if moment else search).candidates(tx, tenant, query)
+            ranked = self._ranked(asked, *found, by_meaning=by_meaning)
+            known = await passages.get_many(tx, tenant, [r.id for r in ranked], recorded_as_of=moment)
+        statistics = found[1]
         total = max(statistics.total, min(statistics.considered, _CONSIDERED) if by_meaning else 0)
         degraded = embedded is None and (asked.mode != LEXICAL or strict)
         return Found([(known[r.id], r) for r in ranked], total, degraded)

@@ -9,27 +9,26 @@ from typing import Any, TypeVar
 import grpc.aio
 from google.protobuf.message import Message
 
-from mneme.archival import convert, guards
+from mneme.archival import convert, near
 from mneme.archival.embedder import Embedder
 from mneme.archival.indexer import Indexer, Pace
+from mneme.archival.ingesting import Ingester
+from mneme.archival.intake import Intake, Lengths
 from mneme.archival.ranking import Weights
-from mneme.archival.records import Author, Draft, Embedded, Owner, Stored
+from mneme.archival.records import Author, Draft, Item, Owner, Settled
 from mneme.archival.searching import HYBRID, Search, Searcher
-from mneme.archival.store import audit, knowledge_bases, passages, purge, scopes, search
+from mneme.archival.store import audit, history, ingests, knowledge_bases, passages, purge, scopes, search
 from mneme.archival.v1 import archival_pb2 as pb
 from mneme.archival.v1 import archival_pb2_grpc as rpc
 from mneme.archival.writing import Writer, locked
 from mneme.common.v1 import common_pb2
-from mneme.runtime import call, idempotency, ids, migrations, pages, validation
+from mneme.runtime import call, idempotency, ids, migrations, pages
 from mneme.runtime.component import Component, Runtime
 from mneme.runtime.db import Connection
 from mneme.runtime.errors import Error, invalid, not_found
 from mneme.settings import ArchivalSettings
 
 SCHEMA = "archival"
-INGEST_ITEMS = 256
-INGEST_BYTES = 1024 * 1024
-INGEST_ERRORS = 1000
 AGENTS_SHOWN = 100
 
 R = TypeVar("R", bound=Message)
@@ -82,19 +81,24 @@ class ArchivalServicer(rpc.ArchivalServiceServicer):
         self._indexer = indexer
         self._metrics = runtime.metrics
         self._writer = Writer(runtime.database, embedder)
+        self._intake = Intake(embedder, Lengths(settings.chunk_over, settings.chunk_chars))
+        self._ingester = Ingester(runtime.database, self._intake, self._writer, self._batch_stored)
+        self._near_score = settings.near_score
         self._searcher = Searcher(runtime.database, embedder, weights=_weights(settings), depth=settings.search_depth)
 
     async def InsertPassage(self, request: pb.InsertPassageRequest, context: Any) -> pb.InsertPassageResponse:
         """Stores one passage, findable by words and, where its vector can be made in time, by meaning."""
         owner = convert.owner(request.owner)
-        [draft] = await self._writer.embedded(owner, [await self._draft(request)])
+        [draft] = await self._writer.embedded(owner, [await self._intake.draft(request)])
+        [close] = await self._near(owner, [draft], request.near_limit)
 
         async def run(tx: Connection, author: Author) -> pb.InsertPassageResponse:
             [outcome] = await self._writer.store(tx, author, owner, [draft])
             if isinstance(outcome, Error):
                 raise outcome
             stored = await passages.get(tx, author.tenant, outcome.passage_id)
-            return pb.InsertPassageResponse(passage=convert.passage_message(stored), duplicate=outcome.duplicate)
+            message = convert.passage_message(stored)
+            return pb.InsertPassageResponse(passage=message, duplicate=outcome.duplicate, near=close)
 
         response = await self._once(request, pb.InsertPassageResponse, run)
         self._indexer.wake()
@@ -103,17 +107,24 @@ class ArchivalServicer(rpc.ArchivalServiceServicer):
     async def InsertPassages(self, request: pb.InsertPassagesRequest, context: Any) -> pb.InsertPassagesResponse:
         """Stores the good items in one transaction and says of each what became of it."""
         owner = convert.owner(request.owner)
-        drafts = await self._drafts(request.items)
-        good = await self._writer.embedded(owner, _good(drafts), bulk=len(drafts) > 1)
+        items = await self._writer.items_embedded(owner, await self._intake.items(request.items))
+        whole = {n: item.drafts[0] for n, item in enumerate(items) if isinstance(item, Item) and not item.cut}
+        close = dict(zip(whole, await self._near(owner, list(whole.values()), request.near_limit), strict=True))
 
         async def run(tx: Connection, author: Author) -> pb.InsertPassagesResponse:
-            results = _results(drafts, await self._writer.store(tx, author, owner, good))
+            settled = await self._writer.settle(tx, author, owner, items)
+            results = convert.item_results(settled)
+            for result in results:
+                told = close.get(result.index)
+                if told is not None and not result.HasField("error"):
+                    result.near.CopyFrom(told)
             outcomes = [result.WhichOneof("outcome") for result in results]
             return pb.InsertPassagesResponse(
                 results=results,
                 inserted_count=outcomes.count("passage_id"),
                 duplicate_count=outcomes.count("duplicate_of"),
                 error_count=outcomes.count("error"),
+                passage_count=sum(not d.duplicate for s in settled if isinstance(s, Settled) for d in s.stored),
             )
 
         response = await self._once(request, pb.InsertPassagesResponse, run)
@@ -123,24 +134,29 @@ class ArchivalServicer(rpc.ArchivalServiceServicer):
     async def IngestPassages(
         self, request_iterator: AsyncIterator[pb.IngestPassagesRequest], context: Any
     ) -> pb.IngestPassagesResponse:
-        """Stores a stream in batches; while one is stored the stream is not read, which holds the sender back."""
-        requests = aiter(request_iterator)
-        first = await anext(requests, None)
-        if first is None or first.WhichOneof("part") != "start":
-            raise invalid("start", "must come first")
-        owner = convert.owner(first.start.owner, "start.owner")
-        response = pb.IngestPassagesResponse()
-        position, size, items = 0, 0, list[pb.PassageItem]()
-        async for request in requests:
-            if request.WhichOneof("part") != "item":
-                raise invalid("item", "must follow start in every message")
-            items.append(request.item)
-            size += request.item.ByteSize()
-            if len(items) >= INGEST_ITEMS or size >= INGEST_BYTES:
-                await self._ingest(owner, items, position, response)
-                position, size, items = position + len(items), 0, []
-        await self._ingest(owner, items, position, response)
-        return response
+        """Stores a stream in batches, each with the progress of its ingest."""
+        author = _author()
+        ingest = await self._ingester.ingest(author, aiter(request_iterator))
+        request_id = ingest.request_id
+        async with self._database.tenant(author.tenant) as tx:
+            refused = await ingests.refused(tx, author.tenant, request_id)
+        return pb.IngestPassagesResponse(
+            inserted_count=ingest.inserted,
+            duplicate_count=ingest.duplicates,
+            error_count=ingest.errors,
+            errors=convert.ingest_errors(refused),
+            passage_count=ingest.passages,
+            next_index=ingest.next_index,
+        )
+
+    async def GetIngest(self, request: pb.GetIngestRequest, context: Any) -> pb.GetIngestResponse:
+        """Tells how far an ingest has come."""
+        author = _author()
+        async with self._database.tenant(author.tenant) as tx:
+            found = await ingests.get(tx, author.tenant, request.request_id, user=author.user_id)
+            refused = await ingests.refused(tx, author.tenant, request.request_id)
+            pending = await ingests.pending(tx, author.tenant, found.owner.id)
+        return convert.ingest_message(found, refused, pending=pending)
 
     async def GetPassage(self, request: pb.GetPassageRequest, context: Any) -> pb.GetPassageResponse:
         """Returns one passage that the caller may see."""
@@ -170,18 +186,64 @@ class ArchivalServicer(rpc.ArchivalServiceServicer):
         change = await self._writer.new_text_embedded(convert.passage_change(request))
 
         async def run(tx: Connection, author: Author) -> pb.UpdatePassageResponse:
-            stored = await self._writer.change(tx, author, request.passage_id, change)
+            old = await locked(tx, author, request.passage_id, etag=request.etag)
+            stored = await self._writer.change(tx, author, old, change)
             return pb.UpdatePassageResponse(passage=convert.passage_message(stored))
 
         response = await self._once(request, pb.UpdatePassageResponse, run)
         self._indexer.wake()
         return response
 
+    async def ListPassageVersions(
+        self, request: pb.ListPassageVersionsRequest, context: Any
+    ) -> pb.ListPassageVersionsResponse:
+        """Lists what a passage was, newest version first."""
+        size = pages.page_size(request.page_size, default=50, maximum=500)
+        cursor = pages.decode(request)
+        author = _author()
+        async with self._database.tenant(author.tenant) as tx:
+            await passages.get(tx, author.tenant, request.passage_id, user=author.user_id)
+            before = int(cursor[0]) if cursor else 0
+            found = await history.page(tx, author.tenant, request.passage_id, before=before, limit=size + 1)
+        messages = pages.fitting(map(convert.version_message, found[:size]))
+        token = pages.encode(request, [messages[-1].version]) if len(found) > len(messages) else ""
+        return pb.ListPassageVersionsResponse(versions=messages, next_page_token=token)
+
+    async def RestorePassageVersion(
+        self, request: pb.RestorePassageVersionRequest, context: Any
+    ) -> pb.RestorePassageVersionResponse:
+        """Makes an earlier version current again, as a new one."""
+        seen = _author()
+        async with self._database.tenant(seen.tenant) as tx:
+            await passages.get(tx, seen.tenant, request.passage_id, user=seen.user_id)
+            version = await history.version(tx, seen.tenant, request.passage_id, request.version)
+        change = await self._writer.restored_embedded(version)
+
+        async def run(tx: Connection, author: Author) -> pb.RestorePassageVersionResponse:
+            old = await locked(tx, author, request.passage_id, etag=request.etag)
+            why = convert.provenance(request.provenance)
+            stored = await self._writer.restore(tx, author, old, change, why)
+            return pb.RestorePassageVersionResponse(passage=convert.passage_message(stored))
+
+        response = await self._once(request, pb.RestorePassageVersionResponse, run)
+        self._indexer.wake()
+        return response
+
+    async def ReinstatePassage(self, request: pb.ReinstatePassageRequest, context: Any) -> pb.ReinstatePassageResponse:
+        """Undoes a supersession."""
+
+        async def run(tx: Connection, author: Author) -> pb.ReinstatePassageResponse:
+            old = await locked(tx, author, request.passage_id, etag=request.etag)
+            stored = await self._writer.reinstate(tx, author, old, convert.provenance(request.provenance))
+            return pb.ReinstatePassageResponse(passage=convert.passage_message(stored))
+
+        return await self._once(request, pb.ReinstatePassageResponse, run)
+
     async def DeletePassage(self, request: pb.DeletePassageRequest, context: Any) -> pb.DeletePassageResponse:
         """Deletes one passage with its versions."""
 
         async def run(tx: Connection, author: Author) -> pb.DeletePassageResponse:
-            old = await locked(tx, author, request.passage_id)
+            old = await locked(tx, author, request.passage_id, etag=request.etag)
             if request.agent_id and old.agent_id != request.agent_id:
                 raise not_found(request.passage_id)
             await passages.delete(tx, author, old, convert.provenance(request.provenance))
@@ -372,41 +434,15 @@ class ArchivalServicer(rpc.ArchivalServiceServicer):
         self._metrics.memory_writes.labels(SCHEMA, request.DESCRIPTOR.name.removesuffix("Request")).inc()
         return response
 
-    async def _draft(self, holder: pb.InsertPassageRequest | pb.PassageItem) -> Draft:
-        vector: Embedded | None = None
-        if holder.HasField("vector"):
-            vector = convert.embedded(holder.vector)
-            await self._embedder.check("vector", vector)
-        draft = convert.draft(holder, vector)
-        guards.check_draft(draft)
-        return draft
+    async def _near(self, owner: Owner, drafts: Sequence[Draft], limit: int) -> list[pb.NearPassages | None]:
+        """Returns the near duplicates of drafts, where any are asked for."""
+        if not limit:
+            return [None] * len(drafts)
+        found = await near.near(self._database, owner, drafts, limit=limit, least=self._near_score)
+        return [convert.near_message(one) for one in found]
 
-    async def _drafts(self, items: Sequence[pb.PassageItem]) -> list[Draft | Error]:
-        drafts: list[Draft | Error] = []
-        for item in items:
-            try:
-                validation.check(item)
-                drafts.append(await self._draft(item))
-            except Error as error:
-                drafts.append(error)
-        return drafts
-
-    async def _ingest(
-        self, owner: Owner, items: Sequence[pb.PassageItem], position: int, response: pb.IngestPassagesResponse
-    ) -> None:
-        drafts = await self._drafts(items)
-        good = await self._writer.embedded(owner, _good(drafts), bulk=True)
-        author = _author()
-        async with self._database.tenant(author.tenant) as tx:
-            outcomes = await self._writer.store(tx, author, owner, good)
+    def _batch_stored(self) -> None:
         self._metrics.memory_writes.labels(SCHEMA, "IngestPassages").inc()
-        for result in _results(drafts, outcomes, position):
-            outcome = result.WhichOneof("outcome")
-            response.inserted_count += outcome == "passage_id"
-            response.duplicate_count += outcome == "duplicate_of"
-            response.error_count += outcome == "error"
-            if outcome == "error" and len(response.errors) < INGEST_ERRORS:
-                response.errors.append(result)
         self._indexer.wake()
 
 
@@ -437,27 +473,6 @@ def _author() -> Author:
 def _sees_all() -> bool:
     principal = call.current().principal
     return not principal.service and not principal.user and "admin" in principal.scopes
-
-
-def _good(drafts: Sequence[Draft | Error]) -> list[Draft]:
-    return [draft for draft in drafts if isinstance(draft, Draft)]
-
-
-def _results(
-    drafts: Sequence[Draft | Error], outcomes: Sequence[Stored | Error], position: int = 0
-) -> list[pb.ItemResult]:
-    """Returns a result an item; `outcomes` has one for each good draft."""
-    stored = iter(outcomes)
-    results = []
-    for index, draft in enumerate(drafts, start=position):
-        outcome = draft if isinstance(draft, Error) else next(stored)
-        if isinstance(outcome, Error):
-            results.append(pb.ItemResult(index=index, error=convert.failure_message(outcome)))
-        elif outcome.duplicate:
-            results.append(pb.ItemResult(index=index, duplicate_of=outcome.passage_id))
-        else:
-            results.append(pb.ItemResult(index=index, passage_id=outcome.passage_id))
-    return results
 
 
 def _cursor(last: Any) -> list[str | int]:

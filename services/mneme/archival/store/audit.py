@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from datetime import datetime
 from typing import Any
 
 from mneme.archival.records import Author, ChangeFilter, MemoryChange, Owner, Provenance
@@ -21,9 +22,9 @@ INSERT INTO archival.memory_change (
 _APPEND = f"""
 {INSERT}
 VALUES (
-    %(tenant)s, statement_timestamp(), %(actor)s, %(user)s, %(kind)s, %(resource)s, %(agent)s, %(knowledge_base)s,
-    %(old_version)s, %(new_version)s, %(old_sha256)s, %(new_sha256)s, %(old_chars)s, %(new_chars)s, %(reason)s,
-    %(source_message_ids)s, %(trust_level)s, %(from_recall)s, %(step_id)s, %(trace)s)
+    %(tenant)s, coalesce(%(at)s, statement_timestamp()), %(actor)s, %(user)s, %(kind)s, %(resource)s, %(agent)s,
+    %(knowledge_base)s, %(old_version)s, %(new_version)s, %(old_sha256)s, %(new_sha256)s, %(old_chars)s, %(new_chars)s,
+    %(reason)s, %(source_message_ids)s, %(trust_level)s, %(from_recall)s, %(step_id)s, %(trace)s)
 """
 
 _CONDITIONS = {
@@ -52,6 +53,8 @@ class Entry:
     new_sha256: str = ""
     old_chars: int = 0
     new_chars: int = 0
+    create_time: datetime | None = None
+    """From when what was written stands; None for now."""
 
 
 async def append(tx: Connection, author: Author, entry: Entry) -> None:
@@ -62,6 +65,7 @@ async def append(tx: Connection, author: Author, entry: Entry) -> None:
             **author_parameters(author),
             **provenance_parameters(entry.provenance),
             "user": entry.user_id or author.user_id,
+            "at": entry.create_time,
             "kind": entry.kind,
             "resource": entry.resource_id,
             "agent": entry.owner.agent_id,

@@ -1,7 +1,8 @@
 """Finds drafts whose text is stored already. Whoever writes holds the scope, so what is found stays true.
 
 A passage that was superseded, that has ended, or that is quarantined does not stand in the way of the same text stated
-anew. Sent again, a quarantined draft and one about the past meet their own copies.
+anew. Sent again, a quarantined draft and one about the past meet their own copies. A piece of a document is a statement
+of that document: another one may hold the same piece. The index `agent_passages_content` holds all writers to this.
 """
 
 from __future__ import annotations
@@ -21,12 +22,14 @@ from mneme.runtime.errors import Error
 _SAME_TEXT = """
 SELECT wanted.position, same.id
 FROM unnest(
-    %(positions)s::int[], %(users)s::text[], %(hashes)s::bytea[], %(quarantined)s::boolean[], %(ends)s::timestamptz[]
-) AS wanted(position, user_id, sha256, quarantined, valid_to)
+    %(positions)s::int[], %(users)s::text[], %(hashes)s::bytea[], %(quarantined)s::boolean[],
+    %(ends)s::timestamptz[], %(documents)s::text[]
+) AS wanted(position, user_id, sha256, quarantined, valid_to, document_id)
 CROSS JOIN LATERAL (
     SELECT p.id FROM archival.agent_passages p
     WHERE p.tenant_id = %(tenant)s AND p.owner_id = %(owner)s AND p.user_id = wanted.user_id
-        AND p.content_sha256 = wanted.sha256 AND p.superseded_by = '' AND p.id <> %(but)s
+        AND p.content_sha256 = wanted.sha256 AND p.document_id = wanted.document_id AND p.superseded_by = ''
+        AND p.id <> %(but)s
         AND (NOT p.quarantined OR wanted.quarantined)
         AND (p.valid_to IS NOT DISTINCT FROM wanted.valid_to
             OR coalesce(p.valid_to, 'infinity') > now() AND coalesce(wanted.valid_to, 'infinity') > now())
@@ -63,6 +66,10 @@ class Statement(Protocol):
     def valid_to(self) -> datetime | None:
         """Until when it was true."""
 
+    @property
+    def document_id(self) -> str:
+        """Document that it is a piece of; empty for none."""
+
 
 @dataclass(frozen=True, slots=True)
 class Text:
@@ -72,6 +79,7 @@ class Text:
     sha256: bytes
     quarantined: bool = False
     valid_to: datetime | None = None
+    document_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +115,7 @@ async def stored(
         "hashes": [one.sha256 for one in statements],
         "quarantined": [one.quarantined for one in statements],
         "ends": [one.valid_to for one in statements],
+        "documents": [one.document_id for one in statements],
     }
     found = await tx.execute(_SAME_TEXT, values)
     return {row["position"]: row["id"] for row in await found.fetchall()}
@@ -137,7 +146,7 @@ async def sort_out(tx: Connection, tenant: str, owner: Owner, drafts: Sequence[D
 
 def _says(earlier: Draft, draft: Draft, now: datetime) -> bool:
     """The rule of `_SAME_TEXT`, for two drafts with the same text."""
-    if earlier.quarantined and not draft.quarantined:
+    if (earlier.quarantined and not draft.quarantined) or earlier.document_id != draft.document_id:
         return False
     return earlier.valid_to == draft.valid_to or all(
         one.valid_to is None or one.valid_to > now for one in (earlier, draft)

@@ -11,7 +11,7 @@ import psycopg
 from psycopg.types.json import Jsonb
 
 from mneme.archival.records import Author, KnowledgeBase
-from mneme.archival.store import audit, scopes
+from mneme.archival.store import audit, history, scopes
 from mneme.common.v1 import common_pb2
 from mneme.errors.v1 import errors_pb2
 from mneme.runtime import lexical
@@ -157,7 +157,8 @@ async def delete(tx: Connection, author: Author, knowledge_base_id: str) -> None
     await scopes.bury(tx, tenant, kind="knowledge_base", subject_id=knowledge_base_id)
     key = {**audit.author_parameters(author), "id": knowledge_base_id}
     await tx.execute(_DELETE_PASSAGES, key)
-    await lexical.remove_scope(tx, "archival", scope=knowledge_base_id)
+    for scope in (knowledge_base_id, knowledge_base_id + history.PAST_SCOPE):
+        await lexical.remove_scope(tx, "archival", scope=scope)
     await tx.execute(_DELETE, key)
     await tx.execute(_DELETE_SCOPE, key)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any
 
@@ -11,7 +11,7 @@ from pgvector import HalfVector
 from psycopg.types.json import Jsonb
 
 from mneme.archival.records import Author, Draft, Filter, Owner, Passage, Provenance
-from mneme.archival.store import audit, conditions, duplicates, scopes
+from mneme.archival.store import audit, conditions, duplicates, history, scopes
 from mneme.common.v1 import common_pb2
 from mneme.errors.v1 import errors_pb2
 from mneme.runtime import lexical
@@ -57,9 +57,9 @@ WITH item AS (
 )
 {audit.INSERT}
 SELECT
-    %(tenant)s, statement_timestamp(), %(actor)s, user_id, CASE WHEN quarantined THEN 8 ELSE 1 END, id, %(agent)s,
-    %(knowledge_base)s, 0, 1, '', sha256, 0, char_length(text), reason, source_message_ids, trust_level, from_recall,
-    step_id, %(trace)s
+    %(tenant)s, statement_timestamp() + position * interval '1 microsecond', %(actor)s, user_id,
+    CASE WHEN quarantined THEN 8 ELSE 1 END, id, %(agent)s, %(knowledge_base)s, 0, 1, '', sha256, 0,
+    char_length(text), reason, source_message_ids, trust_level, from_recall, step_id, %(trace)s
 FROM item ORDER BY position
 """  # noqa: S608
 
@@ -68,30 +68,61 @@ SELECT {_COLUMNS} FROM archival.agent_passages p
 WHERE p.tenant_id = %(tenant)s AND p.id = %(id)s AND {conditions.VISIBLE}
 """  # noqa: S608
 
-_GET_MANY = f"SELECT {_COLUMNS} FROM archival.agent_passages p WHERE p.tenant_id = %(tenant)s AND p.id = ANY(%(ids)s)"  # noqa: S608
+_GET_MANY = f"SELECT {_COLUMNS} FROM {{source}} WHERE p.tenant_id = %(tenant)s AND p.id = ANY(%(ids)s)"  # noqa: S608
 
-_KEEP_VERSION = """
-INSERT INTO archival.passage_version (
-    tenant_id, passage_id, version, owner_id, user_id, text, content_sha256, attributes, recorded_from, recorded_to)
-SELECT tenant_id, id, version, owner_id, user_id, text, content_sha256,
-    jsonb_build_object(
-        'kind', kind, 'importance', importance, 'tags', tags, 'metadata', metadata_, 'valid_from', valid_from,
-        'valid_to', valid_to, 'superseded_by', superseded_by, 'superseded_reason', superseded_reason,
-        'quarantined', quarantined, 'reason', reason, 'source_message_ids', source_message_ids,
-        'trust_level', trust_level, 'from_recall', from_recall, 'step_id', step_id),
-    updated_at, statement_timestamp()
-FROM archival.agent_passages WHERE tenant_id = %(tenant)s AND id = %(id)s
-"""
+# A version ends at the instant at which the next one begins, also where the clock stands still or was set back.
+_KEEP = f"""
+WITH kept AS (
+    INSERT INTO archival.passage_version (
+        tenant_id, passage_id, version, owner_id, user_id, text, content_sha256, embedding, embedding_config,
+        attributes, recorded_from, recorded_to)
+    SELECT tenant_id, id, version, owner_id, user_id, text, content_sha256, embedding, embedding_config,
+        {history.SNAPSHOT},
+        updated_at, greatest(statement_timestamp(), updated_at + interval '1 microsecond')
+    FROM archival.agent_passages WHERE tenant_id = %(tenant)s AND id = ANY(%(ids)s)
+    RETURNING passage_id, recorded_to
+)"""  # noqa: S608
 
-_SUPERSEDE = """
-UPDATE archival.agent_passages old SET
-    superseded_by = %(successor)s, superseded_reason = %(why)s, superseded_at = statement_timestamp(),
-    valid_to = greatest(old.valid_from, least(old.valid_to, coalesce(
-        (SELECT valid_from FROM archival.agent_passages WHERE tenant_id = %(tenant)s AND id = %(successor)s),
-        statement_timestamp()))),
-    version = old.version + 1, revision = %(revision)s, updated_at = statement_timestamp()
-WHERE old.tenant_id = %(tenant)s AND old.id = %(id)s
-"""
+_CHANGE = f"""{_KEEP}
+UPDATE archival.agent_passages p
+SET {{assignments}}version = p.version + 1, revision = %(revision)s, updated_at = kept.recorded_to
+FROM kept WHERE p.tenant_id = %(tenant)s AND p.id = kept.passage_id
+RETURNING {_COLUMNS}
+"""  # noqa: S608
+
+# A predecessor was true until its successor was, if that says since when; it never ends before it began.
+_SUPERSEDED = """
+    superseded_by = new.successor, superseded_reason = new.why, superseded_at = kept.recorded_to,
+    valid_to = greatest(p.valid_from, least(p.valid_to, coalesce(new.valid_from, kept.recorded_to))),"""
+
+_SUPERSEDE = f"""{_KEEP}, new AS (
+    SELECT wanted.id, wanted.successor, wanted.why, s.valid_from
+    FROM unnest(%(ids)s::text[], %(successors)s::text[], %(reasons)s::text[]) AS wanted(id, successor, why)
+    LEFT JOIN archival.agent_passages s ON s.tenant_id = %(tenant)s AND s.id = wanted.successor
+)
+UPDATE archival.agent_passages p
+SET {_SUPERSEDED} version = p.version + 1, revision = %(revision)s, updated_at = kept.recorded_to
+FROM kept JOIN new ON new.id = kept.passage_id
+WHERE p.tenant_id = %(tenant)s AND p.id = kept.passage_id
+RETURNING {_COLUMNS}
+"""  # noqa: S608
+
+_MOVE = f"""{_KEEP}
+UPDATE archival.agent_passages p
+SET document_start = moved.start, document_end = moved.finish, version = p.version + 1, revision = %(revision)s,
+    updated_at = kept.recorded_to
+FROM kept JOIN unnest(%(ids)s::text[], %(starts)s::bigint[], %(ends)s::bigint[]) AS moved(id, start, finish)
+    ON moved.id = kept.passage_id
+WHERE p.tenant_id = %(tenant)s AND p.id = kept.passage_id
+RETURNING {_COLUMNS}
+"""  # noqa: S608
+
+_PIECES = f"""
+SELECT {_COLUMNS} FROM archival.agent_passages p
+WHERE p.tenant_id = %(tenant)s AND p.owner_id = %(owner)s AND p.document_id = %(document)s AND p.document_id <> ''
+    AND p.user_id = %(user)s AND p.superseded_by = ''
+ORDER BY p.document_start, p.id FOR UPDATE
+"""  # noqa: S608
 
 _DELETE = f"""
 WITH gone AS (
@@ -114,6 +145,17 @@ VALUES (%(tenant)s, %(id)s, %(owner)s, 0, now())
 ON CONFLICT (tenant_id, passage_id) DO UPDATE SET attempts = 0, due_time = now()
 """
 
+
+@dataclass(frozen=True, slots=True)
+class Replacement:
+    """A passage that another one replaces."""
+
+    old: Passage
+    successor: str
+    why: str
+    provenance: Provenance
+
+
 _CHANGEABLE = (
     "text",
     "kind",
@@ -133,6 +175,9 @@ _CHANGEABLE = (
     "embedding_config",
     "index_state",
     "index_error",
+    "superseded_by",
+    "superseded_reason",
+    "superseded_at",
 )
 
 
@@ -184,9 +229,12 @@ async def get(tx: Connection, tenant: str, passage_id: str, *, user: str = "", l
     return Passage(**row)
 
 
-async def get_many(tx: Connection, tenant: str, ids: Sequence[str]) -> dict[str, Passage]:
-    """Returns passages by id; unknown ids are left out."""
-    found = await tx.execute(_GET_MANY, {"tenant": tenant, "ids": list(ids)})
+async def get_many(
+    tx: Connection, tenant: str, ids: Sequence[str], *, recorded_as_of: datetime | None = None
+) -> dict[str, Passage]:
+    """Returns passages by id, as they are or as they were known at a moment; unknown ids are left out."""
+    statement = _GET_MANY.format(source=conditions.source(Filter(recorded_as_of=recorded_as_of)))
+    found = await tx.execute(statement, {"tenant": tenant, "ids": list(ids), "recorded_as_of": recorded_as_of})
     return {row["id"]: Passage(**row) for row in await found.fetchall()}
 
 
@@ -199,7 +247,7 @@ async def page(
         condition += " AND (p.created_at, p.id) > (%(after_time)s, %(after_id)s)"
         values |= {"after_time": after[0], "after_id": after[1]}
     statement = (
-        f"SELECT {_COLUMNS} FROM archival.agent_passages p"  # noqa: S608
+        f"SELECT {_COLUMNS} FROM {conditions.source(wanted)}"  # noqa: S608
         f" WHERE p.tenant_id = %(tenant)s AND p.owner_id = %(owner)s{condition}"
         " ORDER BY p.created_at, p.id LIMIT %(limit)s"
     )
@@ -225,6 +273,19 @@ async def replaceable(
     return old
 
 
+async def refuse_replaced(tx: Connection, tenant: str, successor: str) -> None:
+    """Returns when a stored passage may replace others: it was not replaced itself.
+
+    Whatever replaces something has no successor at that moment, so no chain of successors ever closes to a ring.
+
+    Raises:
+        Error: INVALID_STATE.
+    """
+    found = (await get_many(tx, tenant, [successor])).get(successor)
+    if found is not None and found.superseded_by:
+        raise replaced_already(successor, found.superseded_by)
+
+
 def replaced_already(passage_id: str, successor: str) -> Error:
     """Returns the error of a passage that has a successor."""
     return Error(
@@ -234,20 +295,38 @@ def replaced_already(passage_id: str, successor: str) -> Error:
     )
 
 
-async def supersede(
-    tx: Connection, author: Author, old: Passage, *, successor: str, why: str, provenance: Provenance
-) -> None:
-    """Ends the truth of a passage and names its successor; it stays findable for the past. The scope must be locked."""
-    revision = await scopes.bump(tx, author.tenant, old.owner.id)
-    key = {"tenant": author.tenant, "id": old.id}
-    await tx.execute(_KEEP_VERSION, key)
-    await tx.execute(_SUPERSEDE, {**key, "successor": successor, "why": why, "revision": revision})
+async def supersede(tx: Connection, author: Author, owner: Owner, replaced: Sequence[Replacement]) -> None:
+    """Ends the truth of passages and names their successors; they stay findable for the past.
+
+    Args:
+        tx: The tenant transaction, which holds the scope.
+        author: Who writes.
+        owner: Owner of all of them.
+        replaced: Each with its successor, and why.
+    """
+    if not replaced:
+        return
+    values = {
+        "tenant": author.tenant,
+        "ids": [one.old.id for one in replaced],
+        "successors": [one.successor for one in replaced],
+        "reasons": [one.why for one in replaced],
+        "revision": await scopes.bump(tx, author.tenant, owner.id),
+    }
+    found = {row["id"]: Passage(**row) for row in await (await tx.execute(_SUPERSEDE, values)).fetchall()}
     kind = common_pb2.MEMORY_CHANGE_KIND_SUPERSEDED
-    await audit.append(tx, author, _entry(kind, old, old.version + 1, old.content_sha256, old.text, provenance))
+    for one in replaced:
+        await audit.append(tx, author, _entry(kind, one.old, found[one.old.id], one.provenance))
 
 
 async def change(
-    tx: Connection, author: Author, old: Passage, values: Mapping[str, Any], provenance: Provenance
+    tx: Connection,
+    author: Author,
+    old: Passage,
+    values: Mapping[str, Any],
+    provenance: Provenance,
+    *,
+    kind: int = common_pb2.MEMORY_CHANGE_KIND_UPDATED,
 ) -> Passage:
     """Writes new values to a passage whose scope and row are locked, keeps the version before, and returns the result.
 
@@ -257,6 +336,7 @@ async def change(
         old: The passage as it stands.
         values: New values by column.
         provenance: Why, for the audit.
+        kind: What the audit calls it.
 
     Raises:
         Error: ALREADY_EXISTS, when the owner holds another passage with the new text.
@@ -265,21 +345,42 @@ async def change(
     tenant = author.tenant
     await _refuse_twin(tx, tenant, old, values)
     revision = await scopes.bump(tx, tenant, old.owner.id)
-    key = {"tenant": tenant, "id": old.id, "owner": old.owner.id}
-    await tx.execute(_KEEP_VERSION, key)
     assignments = "".join(f"{column} = %({column})s, " for column in values)
-    statement = (
-        f"UPDATE archival.agent_passages SET {assignments} version = version + 1, revision = %(new_revision)s,"  # noqa: S608
-        " updated_at = statement_timestamp() WHERE tenant_id = %(tenant)s AND id = %(id)s"
-    )
-    await tx.execute(statement, {**_adapted(values), **key, "new_revision": revision})
+    key = {"tenant": tenant, "ids": [old.id], "revision": revision}
+    row = await (await tx.execute(_CHANGE.format(assignments=assignments), {**_adapted(values), **key})).fetchone()
+    assert row is not None, "the row is locked"
+    new = Passage(**row)
     if values.get("index_state") == PENDING:
-        await tx.execute(_ENQUEUE, key)
-    new = await get(tx, tenant, old.id)
-    put_aside = new.quarantined and not old.quarantined
-    kind = common_pb2.MEMORY_CHANGE_KIND_QUARANTINED if put_aside else common_pb2.MEMORY_CHANGE_KIND_UPDATED
-    await audit.append(tx, author, _entry(kind, old, new.version, new.content_sha256, new.text, provenance))
+        await tx.execute(_ENQUEUE, {"tenant": tenant, "id": old.id, "owner": old.owner.id})
+    if new.quarantined and not old.quarantined:
+        kind = common_pb2.MEMORY_CHANGE_KIND_QUARANTINED
+    await audit.append(tx, author, _entry(kind, old, new, provenance))
     return new
+
+
+async def pieces(tx: Connection, tenant: str, owner: Owner, *, document_id: str, user: str) -> list[Passage]:
+    """Returns the pieces of a document that stand, held until the transaction ends, in their order."""
+    values = {"tenant": tenant, "owner": owner.id, "document": document_id, "user": user}
+    return [Passage(**row) for row in await (await tx.execute(_PIECES, values)).fetchall()]
+
+
+async def move(
+    tx: Connection, author: Author, owner: Owner, moved: Sequence[tuple[Passage, int, int]], provenance: Provenance
+) -> None:
+    """Writes where pieces stand in their document now, each with first character and first one after."""
+    if not moved:
+        return
+    values = {
+        "tenant": author.tenant,
+        "ids": [old.id for old, _, _ in moved],
+        "starts": [start for _, start, _ in moved],
+        "ends": [end for _, _, end in moved],
+        "revision": await scopes.bump(tx, author.tenant, owner.id),
+    }
+    found = {row["id"]: Passage(**row) for row in await (await tx.execute(_MOVE, values)).fetchall()}
+    for old, _, _ in moved:
+        kind = common_pb2.MEMORY_CHANGE_KIND_UPDATED
+        await audit.append(tx, author, _entry(kind, old, found[old.id], provenance))
 
 
 async def delete(tx: Connection, author: Author, old: Passage, provenance: Provenance) -> None:
@@ -287,6 +388,7 @@ async def delete(tx: Connection, author: Author, old: Passage, provenance: Prove
     tenant, owner_id = author.tenant, old.owner.id
     await scopes.bump(tx, tenant, owner_id, added=-1)
     await lexical.remove(tx, "archival", scope=owner_id, document_ids=[old.id])
+    await history.forget_words(tx, tenant, owner_id, [old.id])
     await tx.execute(
         _DELETE,
         {**audit.author_parameters(author), **audit.provenance_parameters(provenance), "id": old.id},
@@ -295,13 +397,15 @@ async def delete(tx: Connection, author: Author, old: Passage, provenance: Prove
 
 async def _refuse_twin(tx: Connection, tenant: str, old: Passage, values: Mapping[str, Any]) -> None:
     """Raises ALREADY_EXISTS when a change makes a passage say what another one says."""
-    if old.superseded_by or not {"content_sha256", "quarantined", "valid_to"} & set(values):
+    stands = not values.get("superseded_by", old.superseded_by)
+    if not stands or not {"content_sha256", "quarantined", "valid_to", "superseded_by"} & set(values):
         return
     wanted = duplicates.Text(
         old.user_id,
         values.get("content_sha256", old.content_sha256),
         values.get("quarantined", old.quarantined),
         values.get("valid_to", old.valid_to),
+        old.document_id,
     )
     if await duplicates.stored(tx, tenant, old.owner, [wanted], but=old.id):
         raise Error(
@@ -343,9 +447,7 @@ def _item(position: int, draft: Draft) -> dict[str, Any]:
     }
 
 
-def _entry(
-    kind: int, old: Passage, new_version: int, new_sha256: bytes, new_text: str, provenance: Provenance
-) -> audit.Entry:
+def _entry(kind: int, old: Passage, new: Passage, provenance: Provenance) -> audit.Entry:
     return audit.Entry(
         kind=kind,
         resource_id=old.id,
@@ -353,9 +455,10 @@ def _entry(
         user_id=old.user_id,
         provenance=provenance,
         old_version=old.version,
-        new_version=new_version,
+        new_version=new.version,
         old_sha256=old.content_sha256.hex(),
-        new_sha256=new_sha256.hex(),
+        new_sha256=new.content_sha256.hex(),
         old_chars=len(old.text),
-        new_chars=len(new_text),
+        new_chars=len(new.text),
+        create_time=new.updated_at,
     )

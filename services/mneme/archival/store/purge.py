@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from mneme.archival.records import PurgeCount
-from mneme.archival.store import scopes
+from mneme.archival.store import history, scopes
 from mneme.runtime import lexical
 from mneme.runtime.db import Connection
 
@@ -13,21 +13,28 @@ from mneme.runtime.db import Connection
 # owner.agent_id has tag 0x0a, passage.user_id 0x1a.
 _RESPONSES = "archival.request WHERE tenant_id = %(tenant)s AND position(%(mark)s::bytea IN response) > 0"
 
+_SCOPES = f"scope IN (%(id)s, %(id)s || '{history.PAST_SCOPE}')"
+_INGESTS = "SELECT request_id FROM archival.ingest WHERE tenant_id = %(tenant)s"
+
 _AGENT_TABLES = {
     "archival.agent_passages": "tenant_id = %(tenant)s AND owner_id = %(id)s",
     "archival.passage_version": "tenant_id = %(tenant)s AND owner_id = %(id)s",
     "archival.index_queue": "tenant_id = %(tenant)s AND owner_id = %(id)s",
     "archival.attachment": "tenant_id = %(tenant)s AND agent_id = %(id)s",
     "archival.scope": "tenant_id = %(tenant)s AND owner_id = %(id)s",
-    "archival.lexical_posting": "tenant_id = %(tenant)s AND scope = %(id)s",
-    "archival.lexical_document": "tenant_id = %(tenant)s AND scope = %(id)s",
-    "archival.lexical_term": "tenant_id = %(tenant)s AND scope = %(id)s",
-    "archival.lexical_scope": "tenant_id = %(tenant)s AND scope = %(id)s",
+    "archival.lexical_posting": f"tenant_id = %(tenant)s AND {_SCOPES}",
+    "archival.lexical_document": f"tenant_id = %(tenant)s AND {_SCOPES}",
+    "archival.lexical_term": f"tenant_id = %(tenant)s AND {_SCOPES}",
+    "archival.lexical_scope": f"tenant_id = %(tenant)s AND {_SCOPES}",
+    "archival.ingest_error": f"tenant_id = %(tenant)s AND request_id IN ({_INGESTS} AND owner_id = %(id)s)",
+    "archival.ingest": "tenant_id = %(tenant)s AND owner_id = %(id)s",
 }
 
 _USER_TABLES = {
     "archival.agent_passages": "tenant_id = %(tenant)s AND user_id = %(id)s",
     "archival.passage_version": "tenant_id = %(tenant)s AND user_id = %(id)s",
+    "archival.ingest_error": f"tenant_id = %(tenant)s AND request_id IN ({_INGESTS} AND user_id = %(id)s)",
+    "archival.ingest": "tenant_id = %(tenant)s AND user_id = %(id)s",
 }
 
 _USER_PASSAGES = """
@@ -60,6 +67,7 @@ async def user(tx: Connection, tenant: str, user_id: str, operation_id: str) -> 
     for row in found:
         await scopes.lock(tx, tenant, row["owner_id"])
         documents += await lexical.remove(tx, "archival", scope=row["owner_id"], document_ids=row["ids"])
+        documents += await history.forget_words(tx, tenant, row["owner_id"], row["ids"])
         await tx.execute(_USER_QUEUE, {**key, "ids": row["ids"]})
         await scopes.bump(tx, tenant, row["owner_id"], added=-len(row["ids"]))
     counts = [await _remove(tx, table, condition, key) for table, condition in _USER_TABLES.items()]
