@@ -186,10 +186,11 @@ _CREATE = (
         FOR EACH STATEMENT EXECUTE FUNCTION {schema}.forget_vectors()""",
     # STABLE: it sees what the calling statement sees, so `folded` and the side table belong together. Its own plan is
     # made for the side table's name; the caller's statement stays the same for all scopes and is prepared once. Where
-    # the side table went in the same moment it finds nothing, and the caller compares the whole scope.
+    # the side table went in the same moment it finds nothing, and the caller compares the whole scope. No guess of the
+    # planner turns it away from the index.
     """
     CREATE FUNCTION {schema}.nearest(tenant text, owner text, space text, vector halfvec, wanted integer)
-    RETURNS TABLE (id text) LANGUAGE plpgsql STABLE ROWS 100 AS $$
+    RETURNS TABLE (id text) LANGUAGE plpgsql STABLE ROWS 100 SET enable_seqscan = off AS $$
     DECLARE side bigint;
     BEGIN
         SELECT t.number INTO side FROM {schema}.vector_table t

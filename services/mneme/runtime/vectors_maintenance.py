@@ -257,7 +257,7 @@ class _Pass:
                 SELECT count(*) AS rows FROM (
                     SELECT FROM {table} WHERE tenant_id = %(tenant)s AND {owner} = %(owner)s
                         AND {revision} > (SELECT folded FROM {schema}.vector_table WHERE number = %(number)s)
-                        AND {space} = %(space)s LIMIT %(enough)s) some
+                        AND {space} = %(space)s LIMIT %(enough)s) counted
                 """,
                 {**self._key(side), "enough": self._settings.fold_rows},
             )
