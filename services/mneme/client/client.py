@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
 
 import grpc
 import grpc.aio
 
+from mneme.archival.v1 import archival_pb2
 from mneme.archival.v1.archival_pb2_grpc import ArchivalServiceStub
+from mneme.client import ingesting
 from mneme.client.connection import Connection, TokenSource
 from mneme.core_memory.v1.core_memory_pb2_grpc import CoreMemoryServiceStub
 from mneme.embedding.v1.embedding_pb2_grpc import EmbeddingServiceStub
@@ -142,6 +144,59 @@ class Client:
             if position.ended:
                 return
 
+    async def ingest(
+        self,
+        owner: archival_pb2.PassageOwner,
+        items: Iterable[archival_pb2.PassageItem | str],
+        *,
+        request_id: str = "",
+        resume: bool = False,
+        progress: Callable[[archival_pb2.IngestPassagesResponse], None] | None = None,
+    ) -> archival_pb2.IngestPassagesResponse:
+        """Stores passages or documents, however many, and returns what became of them.
+
+        A stream that is cut goes on where it was, also when the server was restarted: what is settled is not sent
+        again.
+
+        Args:
+            owner: Who shall own them.
+            items: What to store; a text stands for an item with nothing else. Read only as far as it is sent.
+            request_id: Names the ingest, so that a later run of the program can go on with it.
+            resume: Goes on with an ingest of this `request_id`: as many items as were settled are left out.
+            progress: Called with the counts so far, about every 1,000 items.
+
+        Raises:
+            Error: The ingest was refused, or the suite stayed out of reach. Refused items are no error: they are in
+                the response.
+        """
+        sending = ingesting.Sending(owner, items, request_id or new_request_id())
+        if resume:
+            sending.skip(await self._settled(sending))
+        response = archival_pb2.IngestPassagesResponse()
+        while sending.more():
+            try:
+                response = await self.archival.IngestPassages(sending.requests())
+            except Error as error:
+                sending.cut(error)
+                sending.go_on(await self._settled(sending))
+                continue
+            sending.answered(response.next_index)
+            if progress is not None:
+                progress(response)
+        return response
+
+    async def _settled(self, sending: ingesting.Sending) -> int:
+        """Position behind the last item that the server settled; waits for one that is restarted."""
+        try:
+            found = await self.archival.GetIngest(
+                sending.place(), wait_for_ready=True, timeout=ingesting.RECONNECT_SECONDS
+            )
+        except Error as error:
+            if ingesting.is_unknown(error):
+                return 0
+            raise
+        return found.next_index
+
     async def close(self) -> None:
         """Closes all channels; running calls are cancelled."""
         for channel in self._channels.values():
@@ -268,6 +323,46 @@ class SyncClient:
                 position.cut(error)
             if position.ended:
                 return
+
+    def ingest(
+        self,
+        owner: archival_pb2.PassageOwner,
+        items: Iterable[archival_pb2.PassageItem | str],
+        *,
+        request_id: str = "",
+        resume: bool = False,
+        progress: Callable[[archival_pb2.IngestPassagesResponse], None] | None = None,
+    ) -> archival_pb2.IngestPassagesResponse:
+        """Stores passages or documents, however many, and returns what became of them; see `Client.ingest`.
+
+        Raises:
+            Error: The ingest was refused, or the suite stayed out of reach.
+        """
+        sending = ingesting.Sending(owner, items, request_id or new_request_id())
+        if resume:
+            sending.skip(self._settled(sending))
+        response = archival_pb2.IngestPassagesResponse()
+        while sending.more():
+            try:
+                response = self.archival.IngestPassages(sending.requests())
+            except Error as error:
+                sending.cut(error)
+                sending.go_on(self._settled(sending))
+                continue
+            sending.answered(response.next_index)
+            if progress is not None:
+                progress(response)
+        return response
+
+    def _settled(self, sending: ingesting.Sending) -> int:
+        """Position behind the last item that the server settled; waits for one that is restarted."""
+        try:
+            found = self.archival.GetIngest(sending.place(), wait_for_ready=True, timeout=ingesting.RECONNECT_SECONDS)
+        except Error as error:
+            if ingesting.is_unknown(error):
+                return 0
+            raise
+        return found.next_index
 
     def close(self) -> None:
         """Closes all channels."""
