@@ -19,7 +19,7 @@ from mneme.errors.v1 import errors_pb2
 from mneme.orchestrator.events import wire_bill
 from mneme.orchestrator.profile import client_parameters
 from mneme.orchestrator.prompt import Part
-from mneme.orchestrator.records import Agent, Conversation, DeadLetter, Operation, Run, Step, Timer, UsageRow
+from mneme.orchestrator.records import Agent, Conversation, DeadLetter, Operation, PastEvent, Run, Step, Timer, UsageRow
 from mneme.orchestrator.tools import TOOLS
 from mneme.orchestrator.v1 import orchestrator_pb2 as pb
 from mneme.runtime.errors import Error, invalid, not_implemented
@@ -192,6 +192,21 @@ def wire_timer(timer: Timer) -> pb.ScheduledEvent:
     if timer.last_time is not None:
         _set(wire.last_time, timer.last_time)
     _set(wire.create_time, timer.create_time)
+    return wire
+
+
+def wire_event(past: PastEvent) -> pb.Event:
+    """A past event for the wire."""
+    event = past.event
+    wire = pb.Event(
+        event_id=event.event_id,
+        conversation_id=past.conversation_id,
+        run_id=past.run_id,
+        kind=event.kind,
+        text=event.text,
+        speaker=event.speaker,
+    )
+    _set(wire.create_time, event.create_time)
     return wire
 
 

@@ -114,6 +114,15 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True)
+class PastEvent:
+    """An event with where it went."""
+
+    event: Event
+    conversation_id: str
+    run_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class Run:
     """The work on one event."""
 

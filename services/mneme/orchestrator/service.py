@@ -124,12 +124,6 @@ class AgentServicer(
         """Is not built yet."""
         raise not_implemented("ReplayStep")
 
-    def ExportUser(
-        self, request: pb.ExportUserRequest, context: Context
-    ) -> AsyncGenerator[pb.ExportUserResponse, None]:
-        """Is not built yet."""
-        return _not_built("ExportUser")
-
 
 async def _not_built(method: str) -> AsyncGenerator[Any, None]:
     """A stream that fails at its first step; `yield` makes it one."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from mneme.orchestrator import convert, operations
+from collections.abc import AsyncGenerator
+
+from mneme.orchestrator import convert, exporting, operations
 from mneme.orchestrator.agents import new_operation
 from mneme.orchestrator.base import Base, Context
 from mneme.orchestrator.store import operations as operation_store
@@ -14,7 +16,7 @@ from mneme.runtime.idempotency import once
 
 
 class UserMethods(Base):
-    """Forgets a user."""
+    """Exports and forgets a user."""
 
     async def ForgetUser(self, request: pb.ForgetUserRequest, context: Context) -> pb.ForgetUserResponse:
         """Removes all data of a user in every service, as an operation that this call works on first."""
@@ -37,3 +39,15 @@ class UserMethods(Base):
             response = await once(tx, SCHEMA, request, pb.ForgetUserResponse, run)
         worked = await self._operations.work(tenant, response.operation.operation_id)
         return pb.ForgetUserResponse(operation=convert.wire_operation(worked))
+
+    async def ExportUser(
+        self, request: pb.ExportUserRequest, context: Context
+    ) -> AsyncGenerator[pb.ExportUserResponse, None]:
+        """Streams all data of a user in every service."""
+        tenant, user_id = call.tenant(), call.acting_user(request.user_id)
+        chain = exporting.Chain()
+        async for record in exporting.user_records(self._database, self._deps.peers, tenant, user_id):
+            piece = chain.piece(record)
+            if piece.number > request.after_piece:
+                yield pb.ExportUserResponse(piece=piece)
+        yield pb.ExportUserResponse(piece=chain.end())

@@ -70,6 +70,13 @@ def wire_message(message: Message, *, with_text: bool = True) -> pb.Message:
     return wire
 
 
+def exported_message(message: Message) -> pb.Message:
+    """Returns a stored message for an export: what was said, not how far its indexing is."""
+    wire = wire_message(message)
+    wire.ClearField("index_state")
+    return wire
+
+
 def wire_summary(summary: Summary) -> pb.ConversationSummary:
     """Returns a version of a summary for the wire."""
     wire = pb.ConversationSummary(

@@ -12,7 +12,7 @@ from google.protobuf.message import Message as WireMessage
 
 from mneme.errors.v1 import errors_pb2
 from mneme.recall import ranking, rules
-from mneme.recall.convert import filter_of, new_message, wire_hit, wire_message, wire_summary
+from mneme.recall.convert import exported_message, filter_of, new_message, wire_hit, wire_message, wire_summary
 from mneme.recall.indexer import Indexer
 from mneme.recall.meaning import Meanings
 from mneme.recall.records import Appended, Batch, Filter, Found, Hit, Subject
@@ -226,7 +226,7 @@ class RecallServicer(recall_pb2_grpc.RecallServiceServicer):
         kind, subject = exports.subject_of(request.subject)
         scope = (self._database, call.tenant(), kind, subject)
         async for messages in export.messages(*scope, rows=exports.PAGE_ROWS):
-            for records in exports.portions(exports.record("message", wire_message(one)) for one in messages):
+            for records in exports.portions(exports.record("message", exported_message(one)) for one in messages):
                 yield pb.ExportDataResponse(records=records)
         async for summaries in export.summaries(*scope, rows=exports.PAGE_ROWS):
             for records in exports.portions(exports.record("summary", wire_summary(one)) for one in summaries):

@@ -12,7 +12,8 @@ from mneme.core_memory.store.reads import VERSION
 from mneme.core_memory.store.rows import BLOCK_COLUMNS, block_of, version_of
 from mneme.runtime.db import Database
 
-# A user's blocks are the user's own copies and those attached for the user alone.
+# A user's blocks are the user's own copies and those attached for the user alone. What a user's words did to a block
+# that others see too is not among them: its text is others' as well.
 _BLOCK_IDS = {
     "agent": "SELECT block_id FROM core_memory.attachment WHERE tenant_id = %(tenant)s AND agent_id = %(subject)s",
     "user": """SELECT id FROM core_memory.block WHERE tenant_id = %(tenant)s AND user_id = %(subject)s
@@ -25,10 +26,9 @@ WHERE b.tenant_id = %(tenant)s AND b.id IN ({{ids}}) AND b.id > %(id)s
 ORDER BY b.id LIMIT %(limit)s
 """  # noqa: S608
 
-_VERSIONS = f"""{VERSION} AND (v.block_id IN ({{ids}}) {{written}}) AND (v.block_id, v.version) > (%(id)s, %(version)s)
+_VERSIONS = f"""{VERSION} AND v.block_id IN ({{ids}}) AND (v.block_id, v.version) > (%(id)s, %(version)s)
 ORDER BY v.block_id, v.version LIMIT %(limit)s
 """
-_WRITTEN = "OR v.user_id = %(subject)s"
 
 
 async def blocks(database: Database, tenant: str, kind: str, subject: str, *, rows: int) -> AsyncIterator[list[Block]]:
@@ -41,9 +41,8 @@ async def blocks(database: Database, tenant: str, kind: str, subject: str, *, ro
 async def versions(
     database: Database, tenant: str, kind: str, subject: str, *, rows: int
 ) -> AsyncIterator[list[Version]]:
-    """Yields the versions of those blocks, and of others' blocks those written for the user; oldest first."""
-    written = _WRITTEN if kind == "user" else ""
-    statement = _VERSIONS.format(ids=_BLOCK_IDS[kind], written=written)
+    """Yields the versions of those blocks, oldest first; at most `rows` at once."""
+    statement = _VERSIONS.format(ids=_BLOCK_IDS[kind])
     async for page in _pages(database, tenant, subject, statement, {"id": "block_id", "version": "version"}, rows):
         yield [version_of(row) for row in page]
 

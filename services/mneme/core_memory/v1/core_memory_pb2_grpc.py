@@ -241,8 +241,8 @@ class CoreMemoryServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ExportData(self, request, context):
-        """Streams all that is kept of an agent or a user: blocks with their versions, and versions of others' blocks that were written for the user. In one fixed order, as of
-        the moment each page is read.
+        """Streams the blocks that an agent sees or that are a user's alone, with their versions. In one fixed order, as of the
+        moment each page is read.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -72,8 +72,8 @@ class CoreMemoryServiceStub:
     remains, it goes with a further call under a new `request_id`.
     """
     ExportData: _grpc.UnaryStreamMultiCallable[_core_memory_pb2.ExportDataRequest, _core_memory_pb2.ExportDataResponse]
-    """Streams all that is kept of an agent or a user: blocks with their versions, and versions of others' blocks that were written for the user. In one fixed order, as of
-    the moment each page is read.
+    """Streams the blocks that an agent sees or that are a user's alone, with their versions. In one fixed order, as of the
+    moment each page is read.
     """
 
 @_typing.type_check_only
@@ -118,8 +118,8 @@ class CoreMemoryServiceAsyncStub(CoreMemoryServiceStub):
     remains, it goes with a further call under a new `request_id`.
     """
     ExportData: _aio.UnaryStreamMultiCallable[_core_memory_pb2.ExportDataRequest, _core_memory_pb2.ExportDataResponse]  # type: ignore[assignment]
-    """Streams all that is kept of an agent or a user: blocks with their versions, and versions of others' blocks that were written for the user. In one fixed order, as of
-    the moment each page is read.
+    """Streams the blocks that an agent sees or that are a user's alone, with their versions. In one fixed order, as of the
+    moment each page is read.
     """
 
 class CoreMemoryServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -263,8 +263,8 @@ class CoreMemoryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _core_memory_pb2.ExportDataRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_core_memory_pb2.ExportDataResponse], _abc.AsyncIterator[_core_memory_pb2.ExportDataResponse]]:
-        """Streams all that is kept of an agent or a user: blocks with their versions, and versions of others' blocks that were written for the user. In one fixed order, as of
-        the moment each page is read.
+        """Streams the blocks that an agent sees or that are a user's alone, with their versions. In one fixed order, as of the
+        moment each page is read.
         """
 
 def add_CoreMemoryServiceServicer_to_server(servicer: CoreMemoryServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

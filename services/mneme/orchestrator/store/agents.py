@@ -7,8 +7,8 @@ from typing import Any
 
 from psycopg.types.json import Jsonb
 
-from mneme.orchestrator.records import Agent, Conversation
-from mneme.orchestrator.store.rows import agent_of, conversation_of
+from mneme.orchestrator.records import Agent, Conversation, PastEvent
+from mneme.orchestrator.store.rows import agent_of, conversation_of, event_of
 from mneme.orchestrator.v1 import orchestrator_pb2 as pb
 from mneme.runtime.db import Connection
 
@@ -75,6 +75,12 @@ _LIST_CONVERSATIONS = f"""{_CONVERSATION}
   AND (%(agent_id)s = '' OR c.agent_id = %(agent_id)s) AND (%(user_id)s = '' OR c.user_id = %(user_id)s)
   AND c.conversation_id > %(after)s
 ORDER BY c.conversation_id LIMIT %(limit)s
+"""
+
+_LIST_EVENTS = """
+SELECT * FROM orchestrator.event
+WHERE tenant_id = %(tenant)s AND user_id = %(user_id)s AND event_id > %(after)s
+ORDER BY event_id LIMIT %(limit)s
 """
 
 _CLOSE_CONVERSATION = """
@@ -202,3 +208,10 @@ async def list_conversations(
 async def close_conversation(tx: Connection, tenant: str, conversation_id: str) -> None:
     """Lets a conversation take no more events."""
     await tx.execute(_CLOSE_CONVERSATION, {"tenant": tenant, "conversation_id": conversation_id})
+
+
+async def list_events(tx: Connection, tenant: str, *, user_id: str, after: str, limit: int) -> list[PastEvent]:
+    """Events of a user's conversations, oldest first, after the one named (empty: from the first)."""
+    parameters = {"tenant": tenant, "user_id": user_id, "after": after, "limit": limit}
+    rows = await (await tx.execute(_LIST_EVENTS, parameters)).fetchall()
+    return [PastEvent(event_of(row), row["conversation_id"], row["run_id"]) for row in rows]

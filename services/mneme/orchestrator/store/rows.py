@@ -9,6 +9,7 @@ from mneme.orchestrator.records import (
     Agent,
     Bill,
     Conversation,
+    Event,
     Fence,
     Operation,
     OperationStep,
@@ -202,4 +203,17 @@ def operation_of(row: Row) -> Operation:
         steps,
         row["failure"],
         row["end_time"],
+    )
+
+
+def event_of(row: Row) -> Event:
+    """The event in a row of `event`."""
+    return Event(
+        event_id=row["event_id"],
+        kind=row["kind"],
+        text=row["text"],
+        actor=row["actor"],
+        speaker=row["speaker"],
+        bypass_cache=row["bypass_cache"],
+        create_time=row["create_time"],
     )
