@@ -17,14 +17,16 @@ import boto3
 import botocore.config
 from botocore import exceptions
 
-from mneme.embedding.fitting import Overlong, fit
+from mneme.embedding.fitting import Overlong, Rejected, fit
 from mneme.embedding.provider import (
     Embedded,
     InputType,
     Model,
     Provider,
+    Result,
     TooLong,
     refused,
+    retry_after,
     throttled,
     unavailable,
 )
@@ -103,17 +105,20 @@ class _Bedrock:
         counted = headers.get("x-amzn-bedrock-input-token-count", content.get("inputTextTokenCount", 0))
         return _Answer(content, int(counted))
 
-    def _failure(self, error: exceptions.ClientError) -> Error | Overlong:
+    def _failure(self, error: exceptions.ClientError) -> Error | Overlong | Rejected:
         code = error.response["Error"].get("Code", "")
         message = error.response["Error"].get("Message", "")
-        status = error.response["ResponseMetadata"]["HTTPStatusCode"]
+        answer = error.response["ResponseMetadata"]
+        status = answer["HTTPStatusCode"]
         if code in _THROTTLED or status == 429:
-            return throttled(self.model)
+            return throttled(self.model, retry_after(answer["HTTPHeaders"]))
         if code in _UNAVAILABLE or status >= 500:
             return unavailable(self.model)
         if code == "ValidationException" and _TOO_LONG.search(message):
             counted = _COUNTED.search(message)
             return Overlong(int(counted.group(1)) if counted and "token" in message.lower() else None)
+        if code == "ValidationException":
+            return Rejected(f"{code}: {message}"[:200])
         return refused(self.model, f"{code}: {message}"[:200])
 
 
@@ -128,7 +133,7 @@ class TitanProvider:
         """The model behind it."""
         return self._bedrock.model
 
-    async def embed(self, texts: Sequence[str], input_type: InputType, *, truncate: bool) -> list[Embedded | TooLong]:
+    async def embed(self, texts: Sequence[str], input_type: InputType, *, truncate: bool) -> list[Result]:
         """Returns an outcome for each text, in order; see the port."""
         return list(await asyncio.gather(*(self._embed_one(text, truncate=truncate) for text in texts)))
 
@@ -136,7 +141,7 @@ class TitanProvider:
         """Ends running calls and frees the connections."""
         await self._bedrock.close()
 
-    async def _embed_one(self, text: str, *, truncate: bool) -> Embedded | TooLong:
+    async def _embed_one(self, text: str, *, truncate: bool) -> Result:
         whole = text[:_TITAN_CHARS]
         if len(text) > _TITAN_CHARS and not truncate:
             return TooLong(_TITAN_CHARS, "characters", len(text))
@@ -170,7 +175,7 @@ class CohereProvider:
         """The model behind it."""
         return self._bedrock.model
 
-    async def embed(self, texts: Sequence[str], input_type: InputType, *, truncate: bool) -> list[Embedded | TooLong]:
+    async def embed(self, texts: Sequence[str], input_type: InputType, *, truncate: bool) -> list[Result]:
         """Returns an outcome for each text, in order; see the port."""
 
         async def call(batch: Sequence[str]) -> list[Embedded]:
@@ -193,12 +198,12 @@ class CohereProvider:
         """Ends running calls and frees the connections."""
         await self._bedrock.close()
 
-    async def _within(self, chars: int, texts: Sequence[str], call: Any, *, truncate: bool) -> list[Embedded | TooLong]:
+    async def _within(self, chars: int, texts: Sequence[str], call: Any, *, truncate: bool) -> list[Result]:
         """Keeps texts above the limit of characters out of the call, or cuts them first."""
         long = [len(text) > chars for text in texts]
         sent = [text[:chars] for text, over in zip(texts, long, strict=True) if truncate or not over]
         found = iter(await fit(self.model, sent, call, truncate=truncate) if sent else [])
-        results: list[Embedded | TooLong] = []
+        results: list[Result] = []
         for text, over in zip(texts, long, strict=True):
             result = next(found) if truncate or not over else TooLong(chars, "characters", len(text))
             if over and isinstance(result, Embedded):
@@ -218,15 +223,15 @@ def build(models: ModelsSettings, settings: EmbeddingSettings) -> Provider:
     name, dimensions = models.embedding_model, models.embedding_dimensions
     if "titan-embed-text-v2" in name:
         _check(name, dimensions, _TITAN_DIMENSIONS)
-        titan = Model("bedrock", name, dimensions, 8192, 1)
+        titan = Model("bedrock", name, dimensions, 8192, 1, dollars_per_million=0.02)
         return TitanProvider(_connect(titan, models, settings))
     if "cohere.embed-v4" in name:
         _check(name, dimensions, _COHERE_V4_DIMENSIONS)
-        cohere = Model("bedrock", name, dimensions, 128_000, _COHERE_BATCH, asymmetric=True)
+        cohere = Model("bedrock", name, dimensions, 128_000, _COHERE_BATCH, asymmetric=True, dollars_per_million=0.12)
         return CohereProvider(_connect(cohere, models, settings), chars=None, sized=True)
     if "cohere.embed" in name:
         _check(name, dimensions, (1024,))
-        cohere = Model("bedrock", name, dimensions, 512, _COHERE_BATCH, asymmetric=True)
+        cohere = Model("bedrock", name, dimensions, 512, _COHERE_BATCH, asymmetric=True, dollars_per_million=0.1)
         return CohereProvider(_connect(cohere, models, settings), chars=_COHERE_V3_CHARS, sized=False)
     raise ValueError(f"models.embedding_model: '{name}' is no embedding model of Bedrock that is known here")
 
@@ -242,7 +247,7 @@ def _connect(model: Model, models: ModelsSettings, settings: EmbeddingSettings) 
         connect_timeout=settings.provider_timeout,
         read_timeout=settings.provider_timeout,
         max_pool_connections=settings.provider_concurrency,
-        retries={"mode": "standard", "total_max_attempts": settings.provider_attempts},
+        retries={"total_max_attempts": 1},
     )
     # A session of its own: the default one is shared with, and configured by, everything else in the process.
     client = boto3.Session(region_name=models.bedrock_region or None).client(

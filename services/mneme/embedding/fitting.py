@@ -1,7 +1,7 @@
-"""What to do when a provider refuses a call for the length of its texts: find the text, then report or cut it.
+"""What to do when a provider refuses a call for one of its texts: find the text, then report it, or cut a long one.
 
-Providers do not publish their tokenizers, and only some say how many tokens they counted, so a text is cut by
-proportion until the provider takes it.
+One text never fails its neighbours, which may be other callers'. Providers do not publish their tokenizers, and only
+some say how many tokens they counted, so a text is cut by proportion until the provider takes it.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
-from mneme.embedding.provider import Embedded, Model, TooLong, refused
+from mneme.embedding.provider import Embedded, Model, Result, TooLong, Unfit, refused
 
 _MARGIN = 0.95
 _BLIND_CUT = 0.75
@@ -29,13 +29,24 @@ class Overlong(Exception):  # noqa: N818 - an answer of the provider that is dea
         self.size = size
 
 
-async def fit(model: Model, texts: Sequence[str], call: Call, *, truncate: bool) -> list[Embedded | TooLong]:
+class Rejected(Exception):  # noqa: N818 - as above
+    """The provider refused a call for what a text of it holds."""
+
+    def __init__(self, why: str) -> None:
+        """Args:
+        why: What it said; never quotes the text.
+        """
+        super().__init__(why)
+        self.why = why
+
+
+async def fit(model: Model, texts: Sequence[str], call: Call, *, truncate: bool) -> list[Result]:
     """Returns an outcome for each text, in order.
 
     Args:
         model: Whose limit applies.
         texts: Not empty.
-        call: One call of the provider; raises Overlong.
+        call: One call of the provider; raises Overlong or Rejected.
         truncate: Cuts a text that is too long instead of reporting it.
     """
     try:
@@ -45,6 +56,9 @@ async def fit(model: Model, texts: Sequence[str], call: Call, *, truncate: bool)
             only = texts[0]
             found = await _cut(model, only, call, overlong) if truncate else _report(model, overlong)
             return [found]
+    except Rejected as rejected:
+        if len(texts) == 1:
+            return [Unfit(rejected.why)]
     middle = len(texts) // 2
     halves = (fit(model, part, call, truncate=truncate) for part in (texts[:middle], texts[middle:]))
     first, second = await asyncio.gather(*halves)
@@ -55,7 +69,7 @@ def _report(model: Model, overlong: Overlong) -> TooLong:
     return TooLong(model.max_tokens, size=overlong.size)
 
 
-async def _cut(model: Model, text: str, call: Call, overlong: Overlong) -> Embedded:
+async def _cut(model: Model, text: str, call: Call, overlong: Overlong) -> Result:
     kept = text
     for _ in range(_ATTEMPTS):
         known = overlong.size is not None and overlong.size > model.max_tokens
@@ -68,5 +82,7 @@ async def _cut(model: Model, text: str, call: Call, overlong: Overlong) -> Embed
         except Overlong as again:
             overlong = again
             continue
+        except Rejected as rejected:
+            return Unfit(rejected.why)
         return Embedded(embedded.vector, embedded.token_count, truncated=True)
     raise refused(model, "refuses a text as too long however much it is cut")

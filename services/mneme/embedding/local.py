@@ -17,7 +17,7 @@ import wordllama
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from mneme.embedding.provider import Embedded, InputType, Model, TooLong, refused
+from mneme.embedding.provider import Embedded, InputType, Model, Result, TooLong, Unfit
 from mneme.embedding.vectors import unit
 from mneme.settings import EmbeddingSettings, ModelsSettings
 
@@ -40,14 +40,14 @@ class WordLlamaProvider:
         self._tokenizer = tokenizer
         self._table = table
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="wordllama")
-        self._model = Model("wordllama", "wordllama", _DIMENSIONS, _MAX_TOKENS, _BATCH_SIZE)
+        self._model = Model("wordllama", "wordllama", _DIMENSIONS, _MAX_TOKENS, _BATCH_SIZE, local=True)
 
     @property
     def model(self) -> Model:
         """The model behind it."""
         return self._model
 
-    async def embed(self, texts: Sequence[str], input_type: InputType, *, truncate: bool) -> list[Embedded | TooLong]:
+    async def embed(self, texts: Sequence[str], input_type: InputType, *, truncate: bool) -> list[Result]:
         """Returns an outcome for each text, in order; see the port."""
         if sum(map(len, texts)) <= _INLINE_CHARS:
             return self._embed(texts, truncate)
@@ -58,17 +58,17 @@ class WordLlamaProvider:
         """Ends the thread."""
         self._thread.shutdown(wait=False, cancel_futures=True)
 
-    def _embed(self, texts: Sequence[str], truncate: bool) -> list[Embedded | TooLong]:
+    def _embed(self, texts: Sequence[str], truncate: bool) -> list[Result]:
         return [self._embed_one(text, truncate) for text in texts]
 
-    def _embed_one(self, text: str, truncate: bool) -> Embedded | TooLong:
+    def _embed_one(self, text: str, truncate: bool) -> Result:
         tokens = self._tokenizer.encode(text, add_special_tokens=False).ids
         if len(tokens) > _MAX_TOKENS and not truncate:
             return TooLong(_MAX_TOKENS, size=len(tokens))
         kept = np.asarray(tokens[:_MAX_TOKENS], dtype=np.int64)
         vector = unit(self._table[kept].mean(axis=0), _DIMENSIONS) if kept.size else None
         if vector is None:
-            raise refused(self._model, "a text holds nothing that can be embedded")
+            return Unfit("it holds nothing that can be embedded")
         return Embedded(vector, kept.size, truncated=len(tokens) > _MAX_TOKENS)
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import Sequence
 
 import openai
 
-from mneme.embedding.fitting import Overlong, fit
-from mneme.embedding.provider import Embedded, InputType, Model, TooLong, refused, throttled, unavailable
+from mneme.embedding.fitting import Overlong, Rejected, fit
+from mneme.embedding.provider import Embedded, InputType, Model, Result, refused, retry_after, throttled, unavailable
 from mneme.embedding.vectors import unit
 from mneme.runtime.errors import Error
 from mneme.settings import EmbeddingSettings, ModelsSettings
@@ -25,22 +24,20 @@ _COUNTED = re.compile(r"(?:requested|given:?|resulted in|got)\s*(\d+)", re.IGNOR
 class OpenAIProvider:
     """One model of one endpoint."""
 
-    def __init__(self, model: Model, client: openai.AsyncOpenAI, concurrency: int) -> None:
+    def __init__(self, model: Model, client: openai.AsyncOpenAI) -> None:
         """Args:
         model: What is known of it.
         client: The connection.
-        concurrency: Calls at once.
         """
         self._model = model
         self._client = client
-        self._slots = asyncio.Semaphore(concurrency)
 
     @property
     def model(self) -> Model:
         """The model behind it."""
         return self._model
 
-    async def embed(self, texts: Sequence[str], input_type: InputType, *, truncate: bool) -> list[Embedded | TooLong]:
+    async def embed(self, texts: Sequence[str], input_type: InputType, *, truncate: bool) -> list[Result]:
         """Returns an outcome for each text, in order; see the port."""
         return await fit(self._model, texts, self._call, truncate=truncate)
 
@@ -51,10 +48,9 @@ class OpenAIProvider:
     async def _call(self, texts: Sequence[str]) -> list[Embedded]:
         dimensions = self._model.dimensions if self._model.name.startswith(_SIZED) else openai.omit
         try:
-            async with self._slots:
-                answer = await self._client.embeddings.create(
-                    model=self._model.name, input=list(texts), encoding_format="float", dimensions=dimensions
-                )
+            answer = await self._client.embeddings.create(
+                model=self._model.name, input=list(texts), encoding_format="float", dimensions=dimensions
+            )
         except openai.OpenAIError as error:
             raise self._failure(error) from error
         rows = [item.embedding for item in sorted(answer.data, key=lambda item: item.index)]
@@ -69,22 +65,18 @@ class OpenAIProvider:
             raise refused(self._model, f"answered with {len(row)} numbers, not {self._model.dimensions}")
         return Embedded(vector, token_count)
 
-    def _failure(self, error: openai.OpenAIError) -> Error | Overlong:
+    def _failure(self, error: openai.OpenAIError) -> Error | Overlong | Rejected:
         if isinstance(error, openai.RateLimitError):
-            return throttled(self._model, _retry_after(error))
+            return throttled(self._model, retry_after(error.response.headers))
         if not isinstance(error, openai.APIStatusError) or isinstance(error, openai.InternalServerError):
             return unavailable(self._model)
-        if error.status_code in (400, 413, 422) and _TOO_LONG.search(error.message):
+        if error.status_code in (400, 413, 422):
+            if not _TOO_LONG.search(error.message):
+                # Its message may repeat what it could not read.
+                return Rejected(f"status {error.status_code}")
             counted = _COUNTED.search(error.message)
             return Overlong(int(counted.group(1)) if counted else None)
         return refused(self._model, f"status {error.status_code}")
-
-
-def _retry_after(error: openai.RateLimitError) -> float:
-    try:
-        return max(0.0, float(error.response.headers.get("retry-after", "1")))
-    except ValueError:
-        return 1.0
 
 
 def build(models: ModelsSettings, settings: EmbeddingSettings) -> OpenAIProvider:
@@ -102,7 +94,7 @@ def build(models: ModelsSettings, settings: EmbeddingSettings) -> OpenAIProvider
         # Local servers want none, and the client refuses to be made without one.
         api_key=key or "none",
         timeout=settings.provider_timeout,
-        max_retries=settings.provider_attempts - 1,
+        max_retries=0,
     )
     model = Model(
         "openai",
@@ -111,4 +103,4 @@ def build(models: ModelsSettings, settings: EmbeddingSettings) -> OpenAIProvider
         settings.max_tokens,
         settings.batch_size,
     )
-    return OpenAIProvider(model, client, settings.provider_concurrency)
+    return OpenAIProvider(model, client)

@@ -1,14 +1,14 @@
 """The port that every embedding model stands behind: texts in, one outcome a text out.
 
-Failures are `mneme.runtime.errors.Error` with one of the reasons PROVIDER_THROTTLED (with `retry_after`),
-PROVIDER_UNAVAILABLE or PROVIDER_REFUSED; anything else is a defect of the adapter. Which provider is used is
-a setting; its module is loaded only then, so a deployment does not pay for the libraries of the others.
+Failures are `mneme.runtime.errors.Error` with one of the reasons PROVIDER_THROTTLED (with `retry_after` where the
+provider told), PROVIDER_UNAVAILABLE or PROVIDER_REFUSED; anything else is a defect of the adapter. Which provider is
+used is a setting; its module is loaded only then, so a deployment does not pay for the libraries of the others.
 """
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
@@ -53,6 +53,10 @@ class Model:
     """Most texts of one call; at least 1."""
     asymmetric: bool = False
     """True when a question and a document of the same words get different vectors."""
+    local: bool = False
+    """True for a model in this process: it costs nothing, and asks for one call at a time."""
+    dollars_per_million: float = 0.0
+    """Price of a million tokens in US dollars; 0 where it is not known, or nothing is paid."""
 
     @property
     def space_id(self) -> str:
@@ -84,14 +88,27 @@ class TooLong:
     """Its size in `unit`; None where the provider does not tell."""
 
 
+@dataclass(frozen=True, slots=True)
+class Unfit:
+    """A text that the model takes no offence at for its length, yet refuses, such as one without any word."""
+
+    why: str
+    """What the provider said; never quotes the text."""
+
+
+Result = Embedded | TooLong | Unfit
+"""Outcome of one text."""
+
+
 class Provider(Protocol):
-    """A model that embeds. Safe to use by many tasks at once; it bounds its own concurrency."""
+    """A model that embeds. Safe to use by many tasks at once; how many calls run, and when one is repeated, is not its
+    concern."""
 
     @property
     def model(self) -> Model:
         """The model behind it."""
 
-    async def embed(self, texts: Sequence[str], input_type: InputType, *, truncate: bool) -> list[Embedded | TooLong]:
+    async def embed(self, texts: Sequence[str], input_type: InputType, *, truncate: bool) -> list[Result]:
         """Returns an outcome for each text, in order.
 
         Args:
@@ -129,14 +146,22 @@ def next_space(models: ModelsSettings) -> ModelsSettings | None:
     return models.model_copy(update={f"embedding_{name}": getattr(models, f"next_embedding_{name}") for name in names})
 
 
-def throttled(model: Model, seconds: float = 1.0) -> Error:
-    """Returns the error for a provider that asks to slow down, with when to try again."""
+def throttled(model: Model, seconds: float | None = None) -> Error:
+    """Returns the error for a provider that asks to slow down, with when to try again where that is known."""
     return Error(
         errors_pb2.REASON_PROVIDER_THROTTLED,
         f"{model.provider} throttles model {model.name}",
         metadata=_names(model),
-        retry_after=timedelta(seconds=seconds),
+        retry_after=None if seconds is None else timedelta(seconds=seconds),
     )
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """Returns the seconds of a Retry-After header; None without one, or with a date, which providers do not send."""
+    try:
+        return max(0.0, float(headers["retry-after"]))
+    except (KeyError, ValueError):
+        return None
 
 
 def unavailable(model: Model) -> Error:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import grpc.aio
@@ -11,14 +14,19 @@ import grpc.aio
 from mneme.embedding import provider as providers
 from mneme.embedding import space as spaces
 from mneme.embedding.active import ActiveSpace
+from mneme.embedding.dispatch import Dispatcher, Policy
+from mneme.embedding.fair_queue import Urgency
 from mneme.embedding.gateway import Gateway, Outcome
-from mneme.embedding.provider import Embedded, InputType, Model, Provider, TooLong
-from mneme.embedding.store import RedisVectors, SpaceStore
+from mneme.embedding.provider import Embedded, InputType, Model, Provider, Result
+from mneme.embedding.quota import Quotas
+from mneme.embedding.store import RedisMeter, RedisVectors, SpaceStore
 from mneme.embedding.v1 import embedding_pb2 as pb
 from mneme.embedding.v1 import embedding_pb2_grpc as pb_grpc
+from mneme.errors.v1 import errors_pb2
 from mneme.runtime import call, telemetry
 from mneme.runtime.auth import SuiteKeys
 from mneme.runtime.component import Component, Runtime
+from mneme.runtime.errors import Error
 from mneme.runtime.metrics import Metrics
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -66,14 +74,19 @@ class EmbeddingComponent(pb_grpc.EmbeddingServiceServicer):
         """Embeds a batch of texts."""
         model = await self._spaces.named(request.space_id)
         query = request.input_type == pb.INPUT_TYPE_QUERY
-        outcomes = await self._gateways[model.space_id].embed(
-            request.texts,
-            tenant=call.tenant(),
-            input_type=InputType.QUERY if query else InputType.DOCUMENT,
-            truncate=request.overflow == pb.OVERFLOW_TRUNCATE,
-        )
-        for outcome in outcomes:
-            self._metrics.embedded_texts.labels(model.name, outcome.source).inc()
+        try:
+            outcomes = await self._gateways[model.space_id].embed(
+                request.texts,
+                tenant=call.tenant(),
+                input_type=InputType.QUERY if query else InputType.DOCUMENT,
+                truncate=request.overflow == pb.OVERFLOW_TRUNCATE,
+                urgency=Urgency.BULK if request.priority == pb.PRIORITY_BULK else Urgency.INTERACTIVE,
+                deadline=call.current().deadline,
+            )
+        except Error as error:
+            self._metrics.embedding_refused_texts.labels(model.name, error.reason_name).inc(len(request.texts))
+            raise
+        self._count(model, outcomes)
         return pb.EmbedResponse(
             embeddings=map(_to_proto, outcomes),
             space_id=model.space_id,
@@ -90,6 +103,14 @@ class EmbeddingComponent(pb_grpc.EmbeddingServiceServicer):
         active, following = self._described(await self._spaces.switch(request.space_id))
         return pb.SwitchSpaceResponse(space=active, next=following)
 
+    def _count(self, model: Model, outcomes: Sequence[Outcome]) -> None:
+        metrics, price = self._metrics, model.dollars_per_million / 1_000_000
+        for source, texts in Counter(outcome.source for outcome in outcomes).items():
+            saved = sum(outcome.saved_tokens for outcome in outcomes if outcome.source is source)
+            metrics.embedded_texts.labels(model.name, source).inc(texts)
+            metrics.embedding_saved_tokens.labels(model.name, source).inc(saved)
+            metrics.embedding_saved_dollars.labels(model.name).inc(saved * price)
+
     def _described(self, active: Model) -> tuple[pb.Space, pb.Space | None]:
         beside = self._spaces.beside(active)
         return _space(active), _space(beside[0]) if beside else None
@@ -98,16 +119,22 @@ class EmbeddingComponent(pb_grpc.EmbeddingServiceServicer):
 class MeasuredProvider:
     """A provider with a span, a time and a size for each of its calls."""
 
-    def __init__(self, provider: Provider, metrics: Metrics) -> None:
+    def __init__(self, provider: Provider, metrics: Metrics, price: float | None = None) -> None:
+        """Args:
+        provider: Who is asked.
+        metrics: The process's instruments.
+        price: US dollars a million tokens, in place of the model's published price.
+        """
         self._provider = provider
         self._metrics = metrics
+        self._model = provider.model if price is None else replace(provider.model, dollars_per_million=price)
 
     @property
     def model(self) -> Model:
         """The model behind it."""
-        return self._provider.model
+        return self._model
 
-    async def embed(self, texts: Sequence[str], input_type: InputType, *, truncate: bool) -> list[Embedded | TooLong]:
+    async def embed(self, texts: Sequence[str], input_type: InputType, *, truncate: bool) -> list[Result]:
         """Returns an outcome for each text, in order; see the port."""
         model, metrics, outcome = self.model, self._metrics, "error"
         metrics.embedding_batch_texts.labels(model.name).observe(len(texts))
@@ -122,6 +149,10 @@ class MeasuredProvider:
             with telemetry.span(f"embeddings {model.name}", **attributes):
                 results = await self._provider.embed(texts, input_type, truncate=truncate)
             outcome = "ok"
+        except Error as error:
+            if error.reason == errors_pb2.REASON_PROVIDER_THROTTLED:
+                metrics.embedding_throttled_calls.labels(model.name).inc()
+            raise
         finally:
             elapsed = time.perf_counter() - started
             metrics.model_seconds.labels(model.provider, model.name, outcome).observe(elapsed)
@@ -140,22 +171,71 @@ def build(runtime: Runtime) -> Component:
     following = providers.next_space(settings.models)
     configured = [settings.models] if following is None else [settings.models, following]
     secret = SuiteKeys.load(settings.auth).derive("embedding cache")
+    quotas = _quotas(runtime)
     gateways: dict[str, Gateway] = {}
     models: list[Model] = []
     for chosen in configured:
-        provider = MeasuredProvider(providers.build(chosen, settings.embedding), runtime.metrics)
+        provider = MeasuredProvider(
+            providers.build(chosen, settings.embedding),
+            runtime.metrics,
+            settings.embedding.dollars_per_million_tokens,
+        )
         models.append(provider.model)
-        gateways[provider.model.space_id] = _gateway(provider, runtime, secret)
+        gateways[provider.model.space_id] = _gateway(provider, runtime, secret, quotas)
     if len(gateways) < len(configured):
         raise ValueError(f"models.next_embedding_*: name the active space '{models[0].space_id}' again")
     active = ActiveSpace(SpaceStore(runtime.database), models, settings.embedding.space_poll)
     return EmbeddingComponent(gateways, active, runtime.metrics)
 
 
-def _gateway(provider: Provider, runtime: Runtime, secret: bytes) -> Gateway:
+def _gateway(provider: Provider, runtime: Runtime, secret: bytes, quotas: Quotas) -> Gateway:
     own = runtime.settings.embedding
-    cache = RedisVectors(runtime.cache, provider.model, seconds=own.cache_seconds, timeout=own.cache_timeout)
-    return Gateway(provider, cache, secret)
+    cache = RedisVectors(
+        runtime.cache,
+        provider.model,
+        seconds=own.cache_seconds,
+        timeout=own.cache_timeout,
+        claim_seconds=own.join_wait,
+    )
+    policy = Policy(
+        most_calls=own.provider_concurrency,
+        attempts=own.provider_attempts,
+        gather=own.gather_window,
+        breaker_failures=own.breaker_failures,
+        breaker_seconds=own.breaker_seconds,
+    )
+    weights = {tenant: share.weight for tenant, share in own.tenants.items()}
+    gateway = Gateway(
+        provider,
+        cache,
+        secret,
+        policy=policy,
+        quotas=quotas,
+        weight=lambda tenant: weights.get(tenant, 1.0),
+        join_wait=own.join_wait,
+    )
+    _show(gateway.dispatcher, provider.model.name, runtime.metrics)
+    return gateway
+
+
+def _show(dispatcher: Dispatcher, name: str, metrics: Metrics) -> None:
+    """Lets the gauges read what the dispatcher knows, whenever somebody looks at them."""
+    for urgency in Urgency:
+        waiting = metrics.embedding_waiting_texts.labels(name, urgency.name.lower())
+        waiting.set_function(functools.partial(dispatcher.waiting, urgency))
+    metrics.embedding_calls_in_flight.labels(name).set_function(lambda: dispatcher.running)
+    metrics.embedding_calls_limit.labels(name).set_function(lambda: dispatcher.limit)
+    metrics.embedding_breaker_open.labels(name).set_function(lambda: dispatcher.broken)
+
+
+def _quotas(runtime: Runtime) -> Quotas:
+    own = runtime.settings.embedding
+    named = {tenant: share.tokens_per_minute for tenant, share in own.tenants.items()}
+    return Quotas(
+        RedisMeter(runtime.cache, timeout=own.cache_timeout),
+        default=own.tokens_per_minute,
+        named={tenant: limit for tenant, limit in named.items() if limit is not None},
+    )
 
 
 def _space(model: Model) -> pb.Space:

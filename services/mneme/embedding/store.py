@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import struct
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -10,6 +11,7 @@ import redis.asyncio
 from sqlalchemy import ARRAY, Boolean, CheckConstraint, Column, DateTime, Integer, MetaData, Table, Text, func, text
 
 from mneme.embedding.provider import Embedded, Model
+from mneme.embedding.quota import LocalMeter
 from mneme.embedding.space import RecordedSpace, not_everywhere
 from mneme.embedding.vectors import pack, unpack
 from mneme.runtime.db import Database
@@ -75,8 +77,24 @@ SET provider = %(provider)s, model = %(model)s, dimensions = %(dimensions)s, cre
 WHERE (provider, model, dimensions) IS DISTINCT FROM (%(provider)s, %(model)s, %(dimensions)s)
 """
 
-_WHOLE, _CUT = b"\x00", b"\x01"
+# Whether the text was cut, and the tokens that its vector cost.
+_HEAD = struct.Struct("<?I")
 _INLINE_VECTORS = 16
+_URGENT, _BULK = b"i", b"b"
+
+# The bucket of `quota.LocalMeter`, in one atomic step on the server's clock. Times are microseconds.
+_TAKE = """
+local time = redis.call('TIME')
+local now = time[1] * 1000000 + time[2]
+local cost, window = tonumber(ARGV[1]), tonumber(ARGV[2])
+local owed = math.max(0, tonumber(redis.call('GET', KEYS[1]) or now) - now)
+if owed > 0 and owed + cost > window then
+    return math.ceil(math.min(owed + cost - window, owed))
+end
+redis.call('SET', KEYS[1], string.format('%.0f', now + owed + cost), 'PX', math.ceil((owed + cost) / 1000))
+return 0
+"""
+_WINDOW = 60_000_000
 
 R = TypeVar("R")
 T = TypeVar("T")
@@ -133,63 +151,118 @@ class SpaceStore:
 
 
 class RedisVectors:
-    """Vectors in Redis, `bedrock:embed:<model>@<dimensions>:<key>`; a first byte says if the text was cut."""
+    """Vectors in Redis, `bedrock:embed:<model>@<dimensions>:<key>`, and who asks for those that are not there.
 
-    def __init__(self, cache: Cache, model: Model, *, seconds: float, timeout: float) -> None:
+    A claim, `<vector's key>:asked`, says that a process asks the provider for a vector. It ends with the vector, when
+    it is given up, or after a while, so that a process that died delays nobody for longer.
+    """
+
+    def __init__(self, cache: Cache, model: Model, *, seconds: float, timeout: float, claim_seconds: float) -> None:
         """Args:
         cache: The client.
         model: Whose vectors these are.
         seconds: Life of a vector.
         timeout: Longest time of one use, in seconds.
+        claim_seconds: Longest life of a claim; 0 where nobody claims.
         """
         self._cache = cache
         self._prefix = f"bedrock:embed:{model.space_id}:"
         self._dimensions = model.dimensions
         self._milliseconds = int(seconds * 1000)
         self._timeout = timeout
+        self._claim_milliseconds = int(claim_seconds * 1000)
 
     async def get(self, keys: Sequence[str]) -> Mapping[str, Embedded]:
         """Returns the vectors that are there; none when Redis does not answer."""
-
-        async def read(client: redis.asyncio.Redis) -> list[Any]:
-            # Not MGET: on a cluster the keys live on many nodes.
-            pipeline = client.pipeline(transaction=False)
-            for key in keys:
-                pipeline.get(self._prefix + key)
-            return await pipeline.execute()
-
-        try:
-            values = await self._cache.run(read, within=self._timeout)
-        except CacheDown:
-            return {}
-        found = [(key, value) for key, value in zip(keys, values, strict=True) if value]
+        values = await self._run([("GET", self._prefix + key) for key in keys])
+        found = [(key, value) for key, value in zip(keys, values, strict=False) if value]
         return await _off_loop(self._decode_all, found)
 
     async def put(self, vectors: Mapping[str, Embedded]) -> None:
-        """Keeps vectors; does nothing when Redis does not answer."""
+        """Keeps vectors, and gives up the claims on them; does nothing when Redis does not answer."""
+        packed = await _off_loop(_encode_all, list(vectors.items()))
+        await self._run(
+            [("SET", self._prefix + key, value, "PX", self._milliseconds) for key, value in packed.items()]
+            + [("DEL", self._claim(key)) for key in packed if self._claim_milliseconds]
+        )
 
-        if not vectors:
-            return
-        values = await _off_loop(_encode_all, list(vectors.items()))
+    async def claim(self, keys: Sequence[str], *, urgent: bool) -> set[str]:
+        """Returns those that the caller shall ask the provider for; see the port. All when Redis does not answer."""
+        own = _URGENT if urgent else _BULK
+        claims = [("SET", self._claim(key), own, "NX", "PX", self._claim_milliseconds) for key in keys]
+        reads = [("GET", self._claim(key)) for key in keys]
+        answers = await self._run([*claims, *reads])
+        if not answers:
+            return set(keys)
+        won, held = answers[: len(keys)], answers[len(keys) :]
+        return {
+            key
+            for key, mine, holder in zip(keys, won, held, strict=True)
+            if mine or holder is None or (urgent and holder == _BULK)
+        }
 
-        async def write(client: redis.asyncio.Redis) -> None:
+    async def unclaimed(self, keys: Sequence[str]) -> set[str]:
+        """Returns those that nobody asks for any more; all when Redis does not answer."""
+        answers = await self._run([("EXISTS", self._claim(key)) for key in keys])
+        return {key for key, there in zip(keys, answers, strict=True) if not there} if answers else set(keys)
+
+    async def release(self, keys: Sequence[str]) -> None:
+        """Gives up claims; those that Redis does not take end by themselves."""
+        await self._run([("DEL", self._claim(key)) for key in keys])
+
+    def _claim(self, key: str) -> str:
+        return f"{self._prefix}{key}:asked"
+
+    async def _run(self, commands: Sequence[tuple[str | bytes | int, ...]]) -> list[Any]:
+        """The answers to the commands; nothing when there are no commands, or Redis does not answer."""
+
+        async def work(client: redis.asyncio.Redis) -> list[Any]:
+            if len(commands) == 1:
+                return [await client.execute_command(*commands[0])]  # type: ignore[no-untyped-call]
+            # Single commands, not MGET: on a cluster the keys live on many nodes.
             pipeline = client.pipeline(transaction=False)
-            for key, value in values.items():
-                pipeline.set(self._prefix + key, value, px=self._milliseconds)
-            await pipeline.execute()
+            for command in commands:
+                pipeline.execute_command(*command)
+            return await pipeline.execute()
 
         try:
-            await self._cache.run(write, within=self._timeout)
+            return await self._cache.run(work, within=self._timeout) if commands else []
         except CacheDown:
-            return
+            return []
 
     def _decode_all(self, values: Sequence[tuple[str, bytes]]) -> dict[str, Embedded]:
         decoded: dict[str, Embedded] = {}
         for key, value in values:
-            vector = unpack(value[1:], self._dimensions)
+            vector = unpack(value[_HEAD.size :], self._dimensions)
             if vector is not None:
-                decoded[key] = Embedded(vector, truncated=value[:1] == _CUT)
+                truncated, tokens = _HEAD.unpack_from(value)
+                decoded[key] = Embedded(vector, tokens, truncated)
         return decoded
+
+
+class RedisMeter:
+    """What tenants use, counted by all processes together; by each for itself while Redis does not answer."""
+
+    def __init__(self, cache: Cache, *, timeout: float) -> None:
+        """Args:
+        cache: The client.
+        timeout: Longest time of one use, in seconds.
+        """
+        self._cache = cache
+        self._timeout = timeout
+        self._local = LocalMeter()
+
+    async def take(self, tenant: str, tokens: int, limit: int) -> float:
+        """Returns 0 when the tenant may use the tokens now, else the seconds until it may; see the port."""
+        cost = _WINDOW * tokens / limit
+
+        async def work(client: redis.asyncio.Redis) -> int:
+            return int(await client.eval(_TAKE, 1, f"mneme:quota:embedding:{tenant}", str(cost), str(_WINDOW)))
+
+        try:
+            return await self._cache.run(work, within=self._timeout) / 1_000_000
+        except CacheDown:
+            return self._local.take(tenant, tokens, limit, asyncio.get_running_loop().time())
 
 
 def _row(model: Model) -> dict[str, str | int]:
@@ -197,7 +270,9 @@ def _row(model: Model) -> dict[str, str | int]:
 
 
 def _encode_all(vectors: Sequence[tuple[str, Embedded]]) -> dict[str, bytes]:
-    return {key: (_CUT if embedded.truncated else _WHOLE) + pack(embedded.vector) for key, embedded in vectors}
+    return {
+        key: _HEAD.pack(embedded.truncated, embedded.token_count) + pack(embedded.vector) for key, embedded in vectors
+    }
 
 
 async def _off_loop(work: Callable[[Sequence[T]], R], items: Sequence[T]) -> R:

@@ -75,11 +75,37 @@ class Metrics:
         )
         self.embedded_texts = self._counter(
             "mneme_embedding_texts_total",
-            "Texts embedded; source is cache, joined or provider.",
+            "Texts embedded; source is cache, joined, peer or provider.",
             ("model", "source"),
         )
         self.embedding_batch_texts = self._histogram(
             "mneme_embedding_batch_texts", "Texts in one call of the provider.", ("model",), _COUNT
+        )
+        self.embedding_waiting_texts = self._gauge(
+            "mneme_embedding_waiting_texts", "Texts that wait for a call of the provider.", ("model", "priority")
+        )
+        self.embedding_calls_in_flight = self._gauge(
+            "mneme_embedding_calls_in_flight", "Calls of the provider that run.", ("model",)
+        )
+        self.embedding_calls_limit = self._gauge(
+            "mneme_embedding_calls_limit", "Calls of the provider that may run, as learned from it.", ("model",)
+        )
+        self.embedding_breaker_open = self._gauge(
+            "mneme_embedding_breaker_open", "1 while the provider does not answer and is left alone.", ("model",)
+        )
+        self.embedding_throttled_calls = self._counter(
+            "mneme_embedding_throttled_calls_total", "Calls that the provider refused as too many.", ("model",)
+        )
+        self.embedding_refused_texts = self._counter(
+            "mneme_embedding_refused_texts_total", "Texts of calls that failed, by reason.", ("model", "reason")
+        )
+        self.embedding_saved_tokens = self._counter(
+            "mneme_embedding_saved_tokens_total",
+            "Tokens not billed, as the vector was there or asked for already; source is cache, joined or peer.",
+            ("model", "source"),
+        )
+        self.embedding_saved_dollars = self._counter(
+            "mneme_embedding_saved_dollars_total", "Price of the saved tokens in US dollars.", ("model",)
         )
 
     def _agents(self) -> None:

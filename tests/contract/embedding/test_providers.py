@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from datetime import timedelta
 
 import numpy as np
 import pytest
 from pydantic import SecretStr
 
 from mneme.embedding import provider as providers
-from mneme.embedding.provider import Embedded, InputType, Provider, TooLong
+from mneme.embedding.provider import Embedded, InputType, Provider, Result, TooLong
 from mneme.errors.v1 import errors_pb2
 from mneme.runtime.errors import Error
 from mneme.settings import EmbeddingSettings, ModelsSettings
@@ -24,7 +25,7 @@ COHERE_V3 = "cohere.embed-multilingual-v3"
 COHERE_V4 = "us.cohere.embed-v4:0"
 OPENAI = "bge-m3"
 REMOTE = [TITAN, COHERE_V3, COHERE_V4, OPENAI]
-ONE_ATTEMPT = EmbeddingSettings(provider_attempts=1, provider_timeout=10)
+SETTINGS = EmbeddingSettings(provider_timeout=10)
 
 
 @dataclass
@@ -71,7 +72,7 @@ async def remote(
 ) -> AsyncIterator[Remote]:
     """Each remote model in turn."""
     bedrock, openai = servers
-    provider = providers.build(settings(request.param, bedrock.url, openai.url), ONE_ATTEMPT)
+    provider = providers.build(settings(request.param, bedrock.url, openai.url), SETTINGS)
     yield Remote(provider, openai.script if request.param == OPENAI else bedrock.script)
     await provider.close()
 
@@ -84,14 +85,14 @@ async def provider(
     bedrock, openai = servers
     local = request.param == "wordllama"
     chosen = ModelsSettings() if local else settings(request.param, bedrock.url, openai.url)
-    made = providers.build(chosen, ONE_ATTEMPT)
+    made = providers.build(chosen, SETTINGS)
     yield made
     await made.close()
 
 
 async def embed(
     provider: Provider, *texts: str, input_type: InputType = InputType.DOCUMENT, truncate: bool = False
-) -> list[Embedded | TooLong]:
+) -> list[Result]:
     return await provider.embed(texts[: provider.model.batch_size], input_type, truncate=truncate)
 
 
@@ -150,20 +151,16 @@ async def test_each_failure_has_its_reason(remote: Remote, fault: Fault, reason:
         await embed(remote.provider, "text")
     assert caught.value.reason == reason
     assert caught.value.metadata["model"] == remote.provider.model.name
-    assert (caught.value.retry_after is not None) == (reason == errors_pb2.REASON_PROVIDER_THROTTLED)
+    assert caught.value.retry_after is None
+    assert len(remote.script.requests) == 1
     assert isinstance((await embed(remote.provider, "text"))[0], Embedded)
 
 
-async def test_a_throttled_call_is_tried_again(
-    servers: tuple[BedrockServer, OpenAIEmbeddingsServer],
-) -> None:
-    bedrock, openai = servers
-    for model, server in ((TITAN, bedrock), (OPENAI, openai)):
-        server.script.replies.append(Fault("throttled"))
-        provider = providers.build(settings(model, bedrock.url, openai.url), EmbeddingSettings(provider_attempts=2))
-        assert isinstance((await embed(provider, "text"))[0], Embedded)
-        assert len(server.script.requests) == 2
-        await provider.close()
+async def test_a_provider_that_says_when_to_come_back_is_believed(remote: Remote) -> None:
+    remote.script.replies.append(Fault("throttled", retry_after=7))
+    with pytest.raises(Error) as caught:
+        await embed(remote.provider, "text")
+    assert caught.value.retry_after == timedelta(seconds=7)
 
 
 @pytest.mark.parametrize("dimensions", [1024, 512, 256])
@@ -171,7 +168,7 @@ async def test_titan_is_asked_for_normalised_vectors_of_the_configured_size(
     servers: tuple[BedrockServer, OpenAIEmbeddingsServer], dimensions: int
 ) -> None:
     bedrock, openai = servers
-    provider = providers.build(settings(TITAN, bedrock.url, openai.url, dimensions), ONE_ATTEMPT)
+    provider = providers.build(settings(TITAN, bedrock.url, openai.url, dimensions), SETTINGS)
     assert (await one(provider, "text")).vector.shape == (dimensions,)
     (request,) = bedrock.script.requests
     assert request.path == f"/model/{TITAN}/invoke"
@@ -183,7 +180,7 @@ async def test_titan_takes_no_more_than_fifty_thousand_characters(
     servers: tuple[BedrockServer, OpenAIEmbeddingsServer],
 ) -> None:
     bedrock, openai = servers
-    provider = providers.build(settings(TITAN, bedrock.url, openai.url), ONE_ATTEMPT)
+    provider = providers.build(settings(TITAN, bedrock.url, openai.url), SETTINGS)
     assert await embed(provider, "x" * 50_001) == [TooLong(50_000, "characters", 50_001)]
     assert not bedrock.script.requests
     (cut,) = await embed(provider, "x" * 50_001, truncate=True)
@@ -197,7 +194,7 @@ async def test_cohere_is_told_what_a_text_is_for(
     servers: tuple[BedrockServer, OpenAIEmbeddingsServer], model: str
 ) -> None:
     bedrock, openai = servers
-    provider = providers.build(settings(model, bedrock.url, openai.url), ONE_ATTEMPT)
+    provider = providers.build(settings(model, bedrock.url, openai.url), SETTINGS)
     await embed(provider, "a", "b", input_type=InputType.QUERY)
     await embed(provider, "c")
     first, second = (request.body for request in bedrock.script.requests)
@@ -212,7 +209,7 @@ async def test_cohere_v3_takes_2048_characters_and_the_rest_of_the_batch_goes_on
     servers: tuple[BedrockServer, OpenAIEmbeddingsServer],
 ) -> None:
     bedrock, openai = servers
-    provider = providers.build(settings(COHERE_V3, bedrock.url, openai.url), ONE_ATTEMPT)
+    provider = providers.build(settings(COHERE_V3, bedrock.url, openai.url), SETTINGS)
     first, refused, last = await embed(provider, "first", "x" * 2049, "last")
     assert refused == TooLong(2048, "characters", 2049)
     assert isinstance(first, Embedded)
@@ -227,7 +224,7 @@ async def test_a_vector_of_another_size_than_configured_is_refused(
     servers: tuple[BedrockServer, OpenAIEmbeddingsServer],
 ) -> None:
     bedrock, openai = servers
-    provider = providers.build(settings(OPENAI, bedrock.url, openai.url, dimensions=1024), ONE_ATTEMPT)
+    provider = providers.build(settings(OPENAI, bedrock.url, openai.url, dimensions=1024), SETTINGS)
     with pytest.raises(Error, match="256 numbers, not 1024") as caught:
         await embed(provider, "text")
     assert caught.value.reason == errors_pb2.REASON_PROVIDER_REFUSED
@@ -242,7 +239,7 @@ async def test_no_credentials_are_said_plainly(
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nonexistent")
     monkeypatch.setenv("AWS_CONFIG_FILE", "/nonexistent")
-    provider = providers.build(settings(TITAN, bedrock.url, openai.url), ONE_ATTEMPT)
+    provider = providers.build(settings(TITAN, bedrock.url, openai.url), SETTINGS)
     with pytest.raises(Error, match="no AWS credentials"):
         await embed(provider, "text")
     await provider.close()
@@ -258,4 +255,4 @@ async def test_no_credentials_are_said_plainly(
 )
 def test_settings_that_contradict_the_model_are_refused_by_name(model: str, dimensions: int, named: str) -> None:
     with pytest.raises(ValueError, match=named):
-        providers.build(settings(model, "", "", dimensions), ONE_ATTEMPT)
+        providers.build(settings(model, "", "", dimensions), SETTINGS)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
 
+from mneme.embedding.dispatch import Policy
 from mneme.embedding.gateway import Gateway, Outcome, Source
-from mneme.embedding.provider import Embedded, InputType, Model, TooLong, unavailable
+from mneme.embedding.provider import Embedded, InputType, Model, Result, TooLong, unavailable
+from mneme.embedding.quota import Quotas
 from mneme.embedding.vectors import Vector, unit
 from mneme.errors.v1 import errors_pb2
 from mneme.runtime.errors import Error
@@ -35,7 +38,7 @@ class Scripted:
         self.go.set()
         self.failure: Exception | None = None
 
-    async def embed(self, texts: Sequence[str], input_type: InputType, *, truncate: bool) -> list[Embedded | TooLong]:
+    async def embed(self, texts: Sequence[str], input_type: InputType, *, truncate: bool) -> list[Result]:
         self.calls.append(list(texts))
         self.asked.set()
         await self.go.wait()
@@ -46,7 +49,7 @@ class Scripted:
     async def close(self) -> None:
         self.go.set()
 
-    def _embed_one(self, text: str, truncate: bool) -> Embedded | TooLong:
+    def _embed_one(self, text: str, truncate: bool) -> Result:
         if len(text) > 10 and not truncate:
             return TooLong(10, size=len(text))
         return Embedded(vector_of(text), len(text), truncated=len(text) > 10)
@@ -57,12 +60,40 @@ class Memory:
 
     def __init__(self) -> None:
         self.kept: dict[str, Embedded] = {}
+        self.claims: dict[str, bool] = {}
 
     async def get(self, keys: Sequence[str]) -> Mapping[str, Embedded]:
         return {key: self.kept[key] for key in keys if key in self.kept}
 
     async def put(self, vectors: Mapping[str, Embedded]) -> None:
         self.kept.update(vectors)
+        await self.release(list(vectors))
+
+    async def claim(self, keys: Sequence[str], *, urgent: bool) -> set[str]:
+        won = {key for key in keys if key not in self.claims or (urgent and not self.claims[key])}
+        self.claims |= {key: self.claims.get(key, urgent) for key in keys}
+        return won
+
+    async def unclaimed(self, keys: Sequence[str]) -> set[str]:
+        return {key for key in keys if key not in self.claims}
+
+    async def release(self, keys: Sequence[str]) -> None:
+        for key in keys:
+            self.claims.pop(key, None)
+
+
+class Unlimited:
+    """A meter that refuses nobody."""
+
+    async def take(self, tenant: str, tokens: int, limit: int) -> float:
+        return 0.0
+
+
+def gateway_of(provider: Scripted, memory: Memory | None = None, **options: Any) -> Gateway:
+    """A gateway before a provider, with a cache of its own unless two share one."""
+    policy = options.pop("policy", Policy(attempts=1, gather=0.0))
+    quotas = options.pop("quotas", Quotas(Unlimited()))
+    return Gateway(provider, memory or Memory(), b"secret", policy=policy, quotas=quotas, **options)
 
 
 @pytest.fixture
@@ -72,7 +103,7 @@ def provider() -> Scripted:
 
 @pytest.fixture
 def gateway(provider: Scripted) -> Gateway:
-    return Gateway(provider, Memory(), b"secret")
+    return gateway_of(provider)
 
 
 async def embed(
@@ -132,7 +163,7 @@ async def test_tenants_do_not_share_cached_vectors(gateway: Gateway, provider: S
 @pytest.mark.parametrize(("asymmetric", "calls"), [(True, 2), (False, 1)])
 async def test_questions_and_documents_are_kept_apart_where_the_model_does(asymmetric: bool, calls: int) -> None:
     provider = Scripted(asymmetric=asymmetric)
-    gateway = Gateway(provider, Memory(), b"secret")
+    gateway = gateway_of(provider)
     await embed(gateway, "text", input_type=InputType.DOCUMENT)
     await embed(gateway, "text", input_type=InputType.QUERY)
     assert len(provider.calls) == calls

@@ -19,7 +19,7 @@ async def local() -> AsyncIterator[Provider]:
     await provider.close()
 
 
-async def embed(local: Provider, *texts: str, truncate: bool = False) -> list[Embedded | TooLong]:
+async def embed(local: Provider, *texts: str, truncate: bool = False) -> list[Result]:
     return await local.embed(texts, InputType.DOCUMENT, truncate=truncate)
 
 
