@@ -52,8 +52,18 @@ def _sentence(sentence: str) -> Kind | None:
 
 _FILLER = re.compile(
     r"^(?:(?:hi|hello|hey|hiya|good (?:morning|afternoon|evening|day)|dear (?:all|team)|please|pls|thanks|thank you"
-    r"(?: very much| so much)?|many thanks|ok|okay|well|so|um+|excuse me|sorry|quick question|question"
-    r"|just wondering)(?: there)?\b[\s,.!:;-]*)+",
+    r"|cheers|thx|ta)(?: very much| so much| a lot| in advance| there| all| team)?\b[\s,.!:;-]*"
+    r"|(?:many thanks|ok|okay|well|so|um+|excuse me|sorry|quick (?:question|one)|question|just wondering"
+    r"|(?:i )?hope (?:you are|you're|all is|this finds you) (?:doing )?well|much appreciated)\b[\s,.!:;-]*)+",
+    re.IGNORECASE,
+)
+# "I'd like to know whether …" asks, and tells nothing.
+_ASKS_INDIRECTLY = re.compile(
+    r"^(?:(?:and|so|hi|hello)\W+)?(?:i(?:'d| would) (?:like|love) to (?:know|ask|find out|check)|i(?: want(?:ed)?| need) to (?:know|ask|check)"
+    r"|i(?:'m| am| was)(?: just)? (?:wondering|curious|asking)|(?:can|could|may|might) i (?:just )?(?:ask|check|know)"
+    r"|(?:do|would) you (?:happen to )?know|(?:can|could|would|will) you (?:please |kindly )?(?:tell me|let me know|say|confirm|check)"
+    r"|(?:just )?wondering|(?:please )?(?:tell me|let me know)|any idea)(?: about)?,? "
+    r"(?=(?:if|whether|what|which|who|whom|whose|where|when|why|how)\b)(?:(?:if|whether)\b)?",
     re.IGNORECASE,
 )
 _INTERROGATIVE = r"what(?:'s|s|'re)?|who(?:'s|m|se)?|which|where(?:'s)?|when(?:'s)?|why(?:'s)?|how(?:'s)?"
@@ -95,30 +105,58 @@ _COMMANDS = re.compile(
     re.IGNORECASE,
 )
 _OPENS_ON_CONTEXT = re.compile(
-    r"^(?:and|but|or|then|also|plus|what about|how about|what else|who else|where else|anything else|any other"
-    r"|any others|anyone else|which ones?|what if|same|really|are you sure|such as|like what|how so|how come|why not"
-    r"|more|continue|go on|again|yes|no|nope|yeah)\b",
+    r"^(?:and|but|or|then|also|plus|what about|how about|what else|who else|where else|anything else|any others?"
+    r"|anyone else|which ones?|what if(?=(?: \S+){0,2}$)|same|really|are you sure|such as|like what|how so|how come"
+    r"|why not|more|continue|go on|again|yes|no|nope|yeah)\b",
     re.IGNORECASE,
 )
 _POINTS_ELSEWHERE = re.compile(
     r"\b(?:it|its|it's|they|them|their|theirs|they're|he|she|him|her|hers|his|he's|she's|these|those"
     r"|(?:the |that |this |which |another |other |first |second |third |last |next )ones?"
-    r"|other|another|others|former|latter|previous|previously|the above|above$|below$|aforementioned|(?:have|take|get) both$|the two (?:is|are)|which of the two|earlier|instead$|else(?! where)|too$|either$"
-    r"|again|same|likewise|as well|just now|so far|you (?:just )?(?:said|mentioned|told|meant|wrote|suggested|listed)"
+    r"|others|(?:the|any) other(?! way| hand| side)|another(?=$| one)|former|latter|previous|previously|the above|above$|below$"
+    r"|aforementioned|earlier$|instead$|(?:what|who|where|anything) else$|there (?:anything|anyone) else|too$|either$"
+    r"|(?:have|take|get) both$|the two (?:is|are)|which of the two|that again|say again|again$(?<=^.{25})"
+    r"|same(?=$| (?:for|in|with|about|question|goes|as)\b)|likewise|as well$|just now|so far"
+    r"|you (?:just )?(?:said|mentioned|told|meant|wrote|suggested|listed)"
     r"|(?:did|have|had) (?:i|you|we) (?:just )?(?:say|said|mention|mentioned|tell|told|ask|asked|mean|discuss)"
     r"|we (?:just )?(?:discussed|talked|said)"
     r"|this(?! (?:year|month|week|weekend|morning|afternoon|evening|quarter|season|spring|summer|autumn|winter|time)\b)"
-    r"|that(?=$|\s+(?:is|was|one|mean|means|work|works|cost|costs|be|for|in|of|to|at|on|go|go\w*|do|does|still)\b)"
+    r"|(?:^|, )that (?:is|was)|that(?=$|\s+(?:one|mean|means|work|works|cost|costs|be|for|in|of|to|at|on|go|go\w*|do|does|still)\b)"
     r"|(?:is|are|was|were|do|does|did|about|of|for|with|like|after|before|than|why|how|if|would|will|can|could) that"
     r"|(?:over|in|out|up|from|go|get|going|back|be|been|were|to) there|here)\b",
     re.IGNORECASE,
 )
+# An "it" that stands for nothing, or for what the same sentence named before.
 _EMPTY_IT = re.compile(
-    r"\b(?:is|was|would|will) it (?:be )?(?:true|possible|safe|ok|okay|legal|illegal|allowed|permitted|normal|necessary"
-    r"|worth|better|important|bad|good|healthy|rude|hard|easy|difficult|correct|compulsory|mandatory|advisable|required|essential|wise|customary|common)\b(?=\s+(?:to|that|for|if)\b)"
-    r"|\b(?:does|did|will|would) it (?:take|cost) to\b|\b(?:does|will|would) it (?:take|cost) for\b",
+    r"\bhow (?:much )?\w+ is it (?:to|when|if)\b|\b(?:than|from|to) the one (?=i|you|we|that|which)"
+    r"|\b(?:is|was|would|will) it (?:be )?(?!close|near|next|similar|equal|related|going back)"
+    r"(?:[a-z]+ ){0,2}[a-z]+(?: for (?:me|us|my \w+|\w+))? (?:to|that|if)\b"
+    r"|\b(?:does|did|will|would) it (?:take|cost)(?: (?:me|us|you|one|people|customers))? (?:to|for)\b"
+    r"|\bwill it (?:rain|snow)\b",
     re.IGNORECASE,
 )
+_NAMED_BEFORE = re.compile(
+    r"(?P<named>\b(?:when|once|if|after|while|as soon as|because|since|until) (?:the|my|your|our|an?) (?:[\w'-]+ ){1,4}?"
+    r"(?:is|are|was|were|has|have|does|did|breaks?|arrives?|arrived|broke|comes?|came|gets?|got|doesn't|isn't)\b[^,?-]*(?:,| -|–) .*?)"
+    r"\b(?:it|they|them)\b"
+    r"|(?P<object>\b(?:the|my|your|our|an?) (?:[\w'-]+ ){1,4}(?:without|before|after|and|or)(?: [\w']+){1,3}) (?:it|them)\b"
+    r"|(?P<subject>\b(?:[\w'-]+ ){3,}(?:if|when|because|once|until|unless|after|before|and what is)) (?:it|they)(?= [a-z]+|'re\b|'s\b|$)"
+    r"|(?P<either>\b(?:is|are) (?:the|my|your|our|an?) (?:[\w'-]+ ){2,8}or how \w+ (?:does|do|is|are)) (?:it|they)\b",
+    re.IGNORECASE,
+)
+# Words with which a search asks without a verb: "gold membership annual fee".
+_SEARCHES = re.compile(
+    r"\b(?:prices?|costs?|fees?|charges?|rates?|hours|times?|address|policy|options?|how|where|when|which|size|sizes|sizing|chart"
+    r"|weight|limit|deadline|requirements?|eligibility|compatib\w+|availab\w+|possible|allowed|discounts?|warranty|guide|instructions"
+    r"|contact|number|dimensions|capacity|resolution|difference|vs|service|documents|replacement|delivery|return|refund)\b",
+    re.IGNORECASE,
+)
+_NO_SEARCH = re.compile(
+    r"\b(?:i|i'm|i've|me|my|mine|we|our|us|you|your|he|she|it|they|this|that|these|those|is|are|was|were|am|be|been|has|have|had"
+    r"|do|does|did|will|would|please|not|no|yes|the (?:other|same)|one)\b|[.,!;:=]|n't\b",
+    re.IGNORECASE,
+)
+_SEARCH_WORDS = range(3, 9)
 _BARE = re.compile(
     rf"^(?:(?:{_INTERROGATIVE}|much|many|long|far|old|often|for|so|then|now|exactly|really|not|to|from|with"
     rf"|(?:{_AUXILIARY})|i|you|we|there|one)\s*)+$",
@@ -134,6 +172,11 @@ def _english(sentence: str) -> Kind | None:
     text = _FILLER.sub("", sentence).strip(" \t,.!?？;:\"'()")
     if not text:
         return None
+    indirect = _ASKS_INDIRECTLY.match(text)
+    if indirect is not None:
+        return Kind.ELLIPTICAL if _needs_context(text[indirect.end() :].strip()) else Kind.QUESTION
+    if _is_search(text, marked=marked):
+        return Kind.QUESTION
     clauses = [clause.strip() for clause in re.split(r"[,;:]\s|\s[-–—]\s", text)]
     asks = [bool(_ASKS_ENGLISH.match(clause) or _REQUEST.match(clause)) for clause in clauses]
     told = any(_TELLS.match(clause) and not ask for clause, ask in zip(clauses, asks, strict=True))
@@ -147,10 +190,19 @@ def _english(sentence: str) -> Kind | None:
     return Kind.QUESTION
 
 
+def _is_search(text: str, *, marked: bool) -> bool:
+    """Whether a text without a verb names all that is asked for, as one types into a search field."""
+    words = text.split()
+    if not text.isascii() or len(words) not in _SEARCH_WORDS or _NO_SEARCH.search(text) or _OPENS_ON_CONTEXT.match(text):
+        return False
+    return not _ASKS_ENGLISH.match(text) and ((marked and len(words) > _FRAGMENT_WORDS) or _SEARCHES.search(text) is not None)
+
+
 def _needs_context(text: str) -> bool:
     if _WHO_ARE_YOU.match(text):
         return False
     rest = _EMPTY_IT.sub(" ", text)
+    rest = _NAMED_BEFORE.sub(lambda match: next(part for part in match.groups() if part), rest)
     return bool(_OPENS_ON_CONTEXT.match(text) or _BARE.match(text) or _POINTS_ELSEWHERE.search(rest))
 
 

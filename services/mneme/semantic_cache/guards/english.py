@@ -64,11 +64,12 @@ def read(text: str) -> Question:
     taken = amounts.take(spoken)
     names = frozenset(match.casefold() for match in _CAPITAL.findall(taken.text))
     plain = f" {_SPACE.sub(' ', taken.text.casefold()).strip(' ?!.')} "
+    auxiliaries = frozenset(plain.split()) & (_PRESENT | _PAST)
     for pattern, replacement in _frames():
         plain = _SPACE.sub(" ", pattern.sub(replacement, plain))
     tokens: list[str] = _TOKEN.findall(plain)
     found, known = collect(tokens, taken.terms, names), frozenset(tokens)
-    asks = _asks(tokens)
+    asks = _asks(tokens, marked="?" in text)
     return Question(
         text,
         "en",
@@ -76,7 +77,7 @@ def read(text: str) -> Question:
         reason="" if found.terms else "it has no words to compare",
         asks=asks,
         modality=_modality(asks, known),
-        past=_past(asks, tokens),
+        past=_past(asks, tokens, auxiliaries),
         persons=tuple(sorted(found.persons)),
         terms=tuple(found.terms),
         symmetric=Words.get().is_symmetric(known),
@@ -88,20 +89,24 @@ def _frames() -> tuple[tuple[re.Pattern[str], str], ...]:
     return tuple((re.compile(pattern), replacement) for pattern, replacement in table("english")["frames"])
 
 
-def _asks(tokens: Sequence[str]) -> str:
+def _asks(tokens: Sequence[str], *, marked: bool) -> str:
     first = next((token for token in tokens if token.isalpha() or token.startswith("#")), "")
     if first in _AUXILIARIES:
         return "whether"
     asked = next((_WH[token] for token in tokens if token in _WH), "")
-    return asked or ("what" if first in _ASKS_WHAT else "whether")
+    if asked:
+        return asked
+    # Without a verb it is a search, which names what it asks for, or asks whether it is there.
+    verbal = any(token in _AUXILIARIES or token in ("possible", "allowed", "available") for token in tokens)
+    return "whether" if (verbal or marked) and first not in _ASKS_WHAT else "what"
 
 
-def _past(asks: str, tokens: Sequence[str]) -> bool:
+def _past(asks: str, tokens: Sequence[str], auxiliaries: frozenset[str]) -> bool:
     """Whether it asks about the past: by its auxiliary, or by its verb where it has none ("who won")."""
     known = frozenset(tokens)
     if known & _PAST:
         return True
-    unmarked = asks != "whether" and not known & _PRESENT and asks not in ("how", "why")
+    unmarked = not auxiliaries and asks in ("who", "what", "count", "whose")
     perfect = "has" in known or "have" in known
     return (unmarked or perfect) and any(is_past(token) for token in tokens)
 

@@ -6,6 +6,7 @@ import functools
 import re
 
 from mneme.semantic_cache.guards import chinese, english
+from mneme.semantic_cache.guards.english_terms import Words, stem
 from mneme.semantic_cache.guards.question import Question
 from mneme.semantic_cache.guards.tables import table, words
 
@@ -36,7 +37,11 @@ def _is_english(text: str) -> bool:
     if any(not word.isascii() and not word.isalpha() for word in found):
         return False
     ours, others = _joining()
-    return len(found & ours) > 0 and len(found & ours) >= 2 * len(found & others - ours)
+    foreign = len(found & others - ours)
+    if not found & ours:
+        # A search has no joining words: a word of the tables has to tell.
+        return not foreign and text.isascii() and any(stem(word) in Words.get().phrases for word in found)
+    return len(found & ours) >= 2 * foreign
 
 
 @functools.cache
