@@ -279,6 +279,22 @@ def passage_message(passage: Passage) -> pb.Passage:
     return message
 
 
+def exported_message(passage: Passage) -> pb.Passage:
+    """Returns a stored passage for an export: what is kept, not how far its indexing is."""
+    message = passage_message(passage)
+    message.ClearField("index_state")
+    message.ClearField("index_error")
+    return message
+
+
+def exported_version(version: PassageVersion) -> pb.PassageVersion:
+    """Returns an earlier version of a passage for an export."""
+    message = version_message(version)
+    message.passage.ClearField("index_state")
+    message.passage.ClearField("index_error")
+    return message
+
+
 def version_message(version: PassageVersion) -> pb.PassageVersion:
     """Returns a version as the contract shows it."""
     message = pb.PassageVersion(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from datetime import datetime
 from typing import Any, TypeVar
 
@@ -15,14 +15,14 @@ from mneme.archival.indexer import Indexer, Pace
 from mneme.archival.ingesting import Ingester
 from mneme.archival.intake import Intake, Lengths
 from mneme.archival.ranking import Weights
-from mneme.archival.records import Author, Draft, Item, Owner, Settled
+from mneme.archival.records import Author, Draft, Item, Owner, Passage, PassageVersion, Settled
 from mneme.archival.searching import HYBRID, Search, Searcher
-from mneme.archival.store import audit, history, ingests, knowledge_bases, passages, purge, scopes, search
+from mneme.archival.store import audit, export, history, ingests, knowledge_bases, passages, purge, scopes, search
 from mneme.archival.v1 import archival_pb2 as pb
 from mneme.archival.v1 import archival_pb2_grpc as rpc
 from mneme.archival.writing import Writer, locked
 from mneme.common.v1 import common_pb2
-from mneme.runtime import call, idempotency, ids, migrations, pages
+from mneme.runtime import call, exports, idempotency, ids, migrations, pages
 from mneme.runtime.component import Component, Runtime
 from mneme.runtime.db import Connection
 from mneme.runtime.errors import Error, invalid, not_found
@@ -422,6 +422,15 @@ class ArchivalServicer(rpc.ArchivalServiceServicer):
 
         return await self._once(request, pb.PurgeDataResponse, run)
 
+    async def ExportData(
+        self, request: pb.ExportDataRequest, context: Any
+    ) -> AsyncGenerator[pb.ExportDataResponse, None]:
+        """Streams all passages of an agent or a user, each followed by its earlier versions."""
+        kind, subject = exports.subject_of(request.subject)
+        async for page in export.passages(self._database, call.tenant(), kind, subject, rows=exports.PAGE_ROWS):
+            for records in exports.portions(_records(page)):
+                yield pb.ExportDataResponse(records=records)
+
     async def _once(
         self,
         request: idempotency.MutatingRequest,
@@ -482,3 +491,10 @@ def _cursor(last: Any) -> list[str | int]:
 def _after(request: Message) -> tuple[datetime, str] | None:
     cursor = pages.decode(request)
     return None if cursor is None else (datetime.fromisoformat(str(cursor[0])), str(cursor[1]))
+
+
+def _records(page: Sequence[tuple[Passage, Sequence[PassageVersion]]]) -> Iterator[common_pb2.ExportRecord]:
+    for passage, versions in page:
+        yield exports.record("passage", convert.exported_message(passage))
+        for version in versions:
+            yield exports.record("passage_version", convert.exported_version(version))

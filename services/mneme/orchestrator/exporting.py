@@ -12,6 +12,7 @@ from typing import Any
 
 from google.protobuf.message import Message
 
+from mneme.archival.v1 import archival_pb2
 from mneme.common.v1 import common_pb2
 from mneme.core_memory.v1 import core_memory_pb2
 from mneme.orchestrator import convert
@@ -29,6 +30,7 @@ _REQUESTS: Mapping[str, Any] = MappingProxyType(
     {
         "core_memory": core_memory_pb2.ExportDataRequest,
         "recall": recall_pb2.ExportDataRequest,
+        "archival": archival_pb2.ExportDataRequest,
     }
 )
 """Services that keep data of users, in the order of the export."""

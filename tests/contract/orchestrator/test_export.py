@@ -6,6 +6,8 @@ import hashlib
 import json
 from typing import Any
 
+from mneme.archival.v1 import archival_pb2
+from mneme.archival.v1.archival_pb2_grpc import ArchivalServiceStub
 from mneme.core_memory.v1 import core_memory_pb2
 from mneme.core_memory.v1.core_memory_pb2_grpc import CoreMemoryServiceStub
 from mneme.errors.v1 import errors_pb2
@@ -44,6 +46,25 @@ async def _live(model: ScriptedModel, talk: Talk, word: str) -> None:
     )
 
 
+async def _store(talk: Talk, text: str) -> None:
+    """A passage about the user, corrected once."""
+    archive = talk.suite.stub(ArchivalServiceStub)
+    inserted = await archive.InsertPassage(
+        archival_pb2.InsertPassageRequest(
+            request_id=request_id(),
+            owner=archival_pb2.PassageOwner(agent_id=talk.agent_id),
+            passage=archival_pb2.Passage(text=text, user_id=talk.user),
+        )
+    )
+    await archive.UpdatePassage(
+        archival_pb2.UpdatePassageRequest(
+            request_id=request_id(),
+            passage_id=inserted.passage.passage_id,
+            passage=archival_pb2.Passage(text=f"{text}, pruned"),
+        )
+    )
+
+
 async def _conversation(talk: Talk, user: str) -> Talk:
     opened = await talk.suite.stub(AgentServiceStub, user=user).CreateConversation(
         pb.CreateConversationRequest(request_id=request_id(), agent_id=talk.agent_id)
@@ -54,6 +75,8 @@ async def _conversation(talk: Talk, user: str) -> Talk:
 async def test_a_user_gets_everything_of_the_own_and_nothing_of_others(model: ScriptedModel, talk: Talk) -> None:
     ann, bob = await _conversation(talk, "ann"), await _conversation(talk, "bob")
     own = await open_talk(talk.suite, user="ann")
+    await _store(ann, "a fig tree")
+    await _store(bob, "an olive tree")
     await _live(model, ann, "figs")
     await _live(model, bob, "olives")
     await own.send("to my own agent")
@@ -71,6 +94,8 @@ async def test_a_user_gets_everything_of_the_own_and_nothing_of_others(model: Sc
     assert [one["text"] for one in _records(pieces, "timer")] == ["ask for figs"]
     assert {"Likes figs."} <= {one.get("value") for one in _records(pieces, "block")}
     assert "Likes figs." in {one.get("value") for one in _records(pieces, "block_version")}
+    assert [one["text"] for one in _records(pieces, "passage")] == ["a fig tree, pruned"]
+    assert [one["passage"]["text"] for one in _records(pieces, "passage_version")] == ["a fig tree"]
     said = [one.get("text") for one in _records(pieces, "message")]
     assert "Remember figs!" in said
     assert "to my own agent" in said
