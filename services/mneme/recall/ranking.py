@@ -2,22 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
+from dataclasses import replace
 
-from mneme.recall.records import Candidate, Hit
-
-BALANCED = 0.5
-"""Weight of words for a plain question; the rest goes to meaning."""
-EXACT = 0.8
-"""Weight of words for a query that names a code, a number or a quotation: a vector blurs exactly those."""
-
-_EXACT = re.compile(r"\d{2,}|[\"“”「」『』]|\b[A-Z]{2,}\b|\w+[-_/@]\w+")
-
-
-def words_weight(query: str) -> float:
-    """Returns how much words count for a query, from 0 (meaning alone) to 1 (words alone)."""
-    return EXACT if _EXACT.search(query) else BALANCED
+from mneme.recall.records import Candidate, Found, Hit, Message, Role
+from mneme.runtime import ranking, wording
+from mneme.runtime.ranking import Query
 
 
 def by_words(candidates: Sequence[Candidate], limit: int) -> list[Hit]:
@@ -31,31 +21,43 @@ def by_meaning(candidates: Sequence[Candidate], min_score: float, limit: int) ->
     return _best([hit for hit in hits if hit.score >= min_score], limit)
 
 
-def fused(candidates: Sequence[Candidate], *, weight: float, min_score: float, limit: int) -> list[Hit]:
+def fused(found: Found, asked: Query, *, min_score: float, limit: int) -> list[Hit]:
     """Returns the hits of a hybrid search, best first; their score is from 0 to 1.
 
-    Words count by BM25 as a part of the best one, meaning by cosine between the worst and the best candidate.
+    A short turn is also found by the words of the turn before it; its BM25 counts them.
 
     Args:
-        candidates: Found by words, by meaning, or both.
-        weight: How much words count, from 0 to 1.
-        min_score: Least max(0, cosine) of a candidate that words did not find.
+        found: Found by words, by meaning, or both.
+        asked: The question.
+        min_score: Least max(0, cosine) of a candidate that holds none of the words itself.
         limit: Most hits.
     """
-    kept = [one for one in candidates if one.bm25 is not None or max(0.0, one.cosine or 0.0) >= min_score]
-    top_bm25 = max((one.bm25 or 0.0 for one in kept), default=0.0)
-    cosines = [one.cosine for one in kept if one.cosine is not None]
-    low, high = min(cosines, default=0.0), max(cosines, default=0.0)
-    hits = []
-    for one in kept:
-        words = (one.bm25 or 0.0) / top_bm25 if top_bm25 else 0.0
-        meaning = 0.0 if one.cosine is None else _between(one.cosine, low, high)
-        hits.append(Hit(one, weight * words + (1 - weight) * meaning))
-    return _best(hits, limit)
+    kept = {
+        one.message.message_id: one
+        for one in found.candidates
+        if one.own.frequencies or max(0.0, one.cosine or 0.0) >= min_score
+    }
+    ranked = ranking.mixed(
+        [_candidate(one, found) for one in kept.values()], asked, ranking.best_possible(asked, found.statistics)
+    )
+    ranked = ranking.newer_first(ranked, asked, found.statistics)
+    return [Hit(replace(kept[one.candidate.id], bm25=one.candidate.bm25), one.score) for one in ranked[:limit]]
 
 
-def _between(value: float, low: float, high: float) -> float:
-    return (value - low) / (high - low) if high > low else 1.0
+def _candidate(one: Candidate, found: Found) -> ranking.Candidate:
+    message = one.message
+    by_user = message.role == Role.USER
+    return ranking.Candidate(
+        id=message.message_id,
+        cosine=one.cosine,
+        bm25=ranking.bm25(one.own, one.before, found.statistics),
+        time=_said(message),
+        terms=frozenset(one.own.frequencies),
+        standing=by_user and wording.is_standing(message.text),
+        instruction=by_user and wording.is_instruction(message.text),
+        by_user=by_user,
+        changes=by_user and wording.states_change(message.text),
+    )
 
 
 def _best(hits: list[Hit], limit: int) -> list[Hit]:
@@ -63,7 +65,12 @@ def _best(hits: list[Hit], limit: int) -> list[Hit]:
     # answer.
     def key(hit: Hit) -> tuple[float, float, str]:
         message = hit.candidate.message
-        said = message.created_at.timestamp() if message.created_at else 0.0
-        return (-hit.score, -said, message.message_id)
+        return (-hit.score, -_said(message), message.message_id)
 
     return sorted(hits, key=key)[:limit]
+
+
+def _said(message: Message) -> float:
+    # Messages that were stored together may have one time; their sequence tells them apart.
+    said = message.created_at.timestamp() if message.created_at else 0.0
+    return said + 1e-6 * message.sequence

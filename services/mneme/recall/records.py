@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import IntEnum
 
+from mneme.runtime.ranking import NO_WORDS, Evidence, Statistics
+
 
 class Role(IntEnum):
     """Who speaks in a message; the numbers are those of the contract."""
@@ -145,6 +147,10 @@ class Candidate:
     """None for a message without a vector, or when no vector was searched for."""
     bm25: float | None = None
     """None when no word matched."""
+    own: Evidence = NO_WORDS
+    """The query's words in it, for a search both ways."""
+    before: Evidence | None = None
+    """Those of the turn before it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +160,8 @@ class Found:
     candidates: Sequence[Candidate] = field(default_factory=tuple)
     total_count: int = 0
     """Messages that match, also those not returned."""
+    statistics: Statistics = field(default_factory=Statistics)
+    """What the query's words weigh, for a search both ways."""
 
 
 @dataclass(frozen=True, slots=True)

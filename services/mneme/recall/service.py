@@ -26,6 +26,7 @@ from mneme.runtime.component import Component, Runtime
 from mneme.runtime.db import Connection
 from mneme.runtime.errors import invalid
 from mneme.runtime.idempotency import MutatingRequest
+from mneme.runtime.ranking import query as asked_of
 
 _PAGE_SIZE = 50
 _PAGE_SIZE_MAX = 500
@@ -266,8 +267,7 @@ class RecallServicer(recall_pb2_grpc.RecallServiceServicer):
                 found = await search.by_meaning(tx, wanted, meaning, limit)
                 return found, ranking.by_meaning(found.candidates, query.min_score, limit), False
             found = await search.by_both(tx, wanted, query.text, meaning, limit)
-        weight = ranking.words_weight(query.text)
-        hits = ranking.fused(found.candidates, weight=weight, min_score=query.min_score, limit=limit)
+        hits = ranking.fused(found, asked_of(query.text), min_score=query.min_score, limit=limit)
         return found, hits, False
 
     async def _add_neighbours(

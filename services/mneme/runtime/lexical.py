@@ -102,10 +102,10 @@ def terms(text: str) -> list[str]:
 
 
 def query_terms(text: str) -> list[str]:
-    """Returns the distinct terms to look for, without the commonest words if others remain."""
+    """Returns the distinct terms to look for, without the commonest words if others remain; at most 256."""
     distinct = list(dict.fromkeys(terms(text)))
     telling = [term for term in distinct if term not in _COMMON]
-    return telling or distinct
+    return (telling or distinct)[:_MAX_QUERY_TERMS]
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +167,7 @@ def bm25_parameters(*, scopes: Sequence[str], text: str) -> dict[str, object]:
     """Returns the parameters of `bm25_cte`; beside them the statement needs `tenant`."""
     return {
         "lexical_scopes": list(scopes),
-        "lexical_terms": query_terms(text)[:_MAX_QUERY_TERMS],
+        "lexical_terms": query_terms(text),
         "lexical_budget": _POSTINGS_BUDGET,
     }
 
@@ -175,10 +175,18 @@ def bm25_parameters(*, scopes: Sequence[str], text: str) -> dict[str, object]:
 def bm25_cte(schema: str) -> str:
     """Returns the common table expressions that end in `lexical_match(scope, document_id, bm25)`.
 
+    `lexical_hit(scope, document_id, number, frequency, length, weight)` holds each term of each document, `number`
+    counting the terms of the query from 1.
+
     Rare terms come first; once the chosen ones have 20,000 postings together, commoner terms are left out:
     they could only reorder documents that match little else.
     """
     return _of(_BM25, schema)
+
+
+def statistics_column() -> str:
+    """Returns an expression over `bm25_cte` whose value `Statistics.read` understands."""
+    return _STATISTICS
 
 
 def index_parameters(documents: Sequence[Document]) -> dict[str, object]:
@@ -281,7 +289,9 @@ def _stemmer() -> Any:
 
 @functools.cache
 def _of(statement: str, schema: str) -> str:
-    return statement.format(schema=schema, k1=K1, b=B)
+    # Without the indentation more statements stay below the length up to which psycopg caches what it parsed.
+    bare = "\n".join(line.strip() for line in statement.splitlines() if not line.lstrip().startswith("--"))
+    return bare.format(schema=schema, k1=K1, b=B)
 
 
 def _keys(*names: str) -> list[Column[str]]:
@@ -323,27 +333,30 @@ _INDEX = """
     )"""
 
 _BM25 = """
-    lexical_asked AS (
-        SELECT t.scope, t.term,
+    lexical_asked AS MATERIALIZED (
+        SELECT t.scope, t.term, a.number, s.document_count,
             ln(1 + (s.document_count - t.document_count + 0.5) / (t.document_count + 0.5)) AS idf,
             s.total_length::double precision / s.document_count AS mean_length,
-            sum(t.document_count) OVER (ORDER BY t.document_count, t.scope, t.term) - t.document_count AS
-            before
-        FROM {schema}.lexical_term t
-        JOIN {schema}.lexical_scope s ON s.tenant_id = t.tenant_id AND s.scope = t.scope
-        WHERE t.tenant_id = %(tenant)s AND s.tenant_id = %(tenant)s
-            AND t.scope = ANY(%(lexical_scopes)s) AND t.term = ANY(%(lexical_terms)s)
-            AND t.document_count > 0 AND s.document_count > 0
-    ), lexical_match AS (
-        SELECT p.scope, p.document_id,
-            sum(a.idf * p.frequency * ({k1} + 1)
-                / (p.frequency + {k1} * (1 - {b} + {b} * p.length / a.mean_length))) AS bm25
+            sum(t.document_count) OVER (ORDER BY t.document_count, t.scope, t.term) - t.document_count AS before
+        FROM unnest(%(lexical_terms)s::text[]) WITH ORDINALITY AS a (term, number)
+        JOIN {schema}.lexical_term t
+            ON t.tenant_id = %(tenant)s AND t.scope = ANY(%(lexical_scopes)s) AND t.term = a.term
+        JOIN {schema}.lexical_scope s ON s.tenant_id = %(tenant)s AND s.scope = t.scope
+        WHERE t.document_count > 0 AND s.document_count > 0
+    ), lexical_hit AS MATERIALIZED (
+        SELECT p.scope, p.document_id, a.number::int, p.frequency, p.length,
+            a.idf * p.frequency * ({k1} + 1)
+                / (p.frequency + {k1} * (1 - {b} + {b} * p.length / a.mean_length)) AS weight
         FROM lexical_asked a
         JOIN {schema}.lexical_posting p
             ON p.tenant_id = %(tenant)s AND p.scope = a.scope AND p.term = a.term
         WHERE a.before < %(lexical_budget)s
-        GROUP BY p.scope, p.document_id
+    ), lexical_match AS (
+        SELECT scope, document_id, sum(weight) AS bm25 FROM lexical_hit GROUP BY scope, document_id
     )"""
+
+_STATISTICS = """(
+    SELECT json_agg(json_build_array(scope, number, idf, mean_length, document_count)) FROM lexical_asked)"""
 
 _LOCK = """
     SELECT 1 FROM {schema}.lexical_scope WHERE tenant_id = %(tenant)s AND scope = %(scope)s FOR UPDATE"""

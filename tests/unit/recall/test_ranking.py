@@ -1,56 +1,84 @@
-"""The order of search results."""
+"""The order of search results: what a message brings into the fusion."""
 
 from __future__ import annotations
 
 import math
+import random
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mneme.recall import ranking
-from mneme.recall.records import Candidate, Message
+from mneme.recall.records import Candidate, Found, Message, Role
+from mneme.runtime.ranking import NO_WORDS, Evidence, Statistics, query
 
-_scores = st.one_of(st.none(), st.floats(-1, 1))
-_candidates = st.lists(st.tuples(_scores, st.one_of(st.none(), st.floats(0.01, 50))), max_size=30)
+KNOWN = Statistics({1: 3.0, 2: 2.0}, mean_length=10.0, document_count=50)
+ASKED = query("vegetable garden")
 
-
-def _candidate(number: int, cosine: float | None, bm25: float | None) -> Candidate:
-    return Candidate(Message(message_id=f"message-{number:03}", role=1, text=""), cosine, bm25)
-
-
-def test_codes_and_quotations_lean_on_words() -> None:
-    for query in ("SKU-4711", "invoice 2024", 'who said "maybe"', "他说“也许”", "the ACME contract", "ann@example.com"):
-        assert ranking.words_weight(query) == ranking.EXACT
-    for query in ("what must I not eat?", "我不能吃什么？", "When is Ann's birthday?"):
-        assert ranking.words_weight(query) == ranking.BALANCED
+_evidence = st.builds(Evidence, st.dictionaries(st.sampled_from([1, 2]), st.integers(1, 5)), st.integers(5, 200))
+_candidates = st.lists(st.tuples(st.one_of(st.none(), st.floats(-1, 1)), _evidence, st.one_of(st.none(), _evidence)))
 
 
-def test_meaning_and_words_complete_each_other() -> None:
-    both = _candidate(1, 0.8, 5.0)
-    words = _candidate(2, 0.1, 6.0)
-    near = _candidate(3, 0.9, None)
-    unrelated = _candidate(4, 0.1, None)
-    hits = ranking.fused([unrelated, near, words, both], weight=0.5, min_score=0.2, limit=10)
-    assert [hit.candidate for hit in hits] == [both, words, near]
+def _candidate(
+    number: int,
+    cosine: float | None = None,
+    own: Evidence = NO_WORDS,
+    before: Evidence | None = None,
+    text: str = "",
+    role: Role = Role.USER,
+) -> Candidate:
+    message = Message(message_id=f"message-{number:03}", role=role, text=text, sequence=number + 1)
+    return Candidate(message, cosine, own=own, before=before)
+
+
+def _order(*candidates: Candidate, question: str = "vegetable garden", min_score: float = 0.0) -> list[int]:
+    hits = ranking.fused(Found(candidates, 0, KNOWN), query(question), min_score=min_score, limit=10)
+    return [int(hit.candidate.message.message_id.removeprefix("message-")) for hit in hits]
+
+
+def test_an_answer_is_found_by_the_words_of_what_it_answers() -> None:
+    asked = Evidence({1: 1, 2: 1}, 8)
+    question = _candidate(1, 0.5, own=asked)
+    answer = _candidate(2, 0.2, own=Evidence({}, 4), before=asked)
+    elsewhere = _candidate(3, 0.3, own=Evidence({2: 1}, 8))
+    assert _order(elsewhere, answer, question) == [1, 2, 3]
+
+
+def test_the_users_own_words_come_before_the_agents() -> None:
+    own = Evidence({1: 1}, 8)
+    assert _order(_candidate(1, 0.5, own, role=Role.ASSISTANT), _candidate(2, 0.5, own)) == [2, 1]
+
+
+def test_an_update_stands_above_what_it_updates() -> None:
+    """Peers' complaint 28: nothing is retired, the newer of two is only shown first."""
+    old = _candidate(1, 0.9, Evidence({1: 2, 2: 1}, 8), text="My vegetable garden has six beds")
+    new = _candidate(2, 0.4, Evidence({1: 1, 2: 1}, 20), text="The vegetable garden now has nine beds")
+    assert _order(old, new, question="How many beds has my vegetable garden?") == [2, 1]
+    assert _order(old, new, question="How many beds had my vegetable garden originally?") == [1, 2]
+
+
+def test_min_score_spares_only_what_holds_the_words_itself() -> None:
+    near = _candidate(1, 0.6)
+    far = _candidate(2, 0.1)
+    words = _candidate(3, 0.1, Evidence({2: 1}, 8))
+    follows = _candidate(4, 0.1, Evidence({}, 8), Evidence({2: 1}, 8))
+    assert set(_order(near, far, words, follows, min_score=0.5)) == {1, 3}
 
 
 def test_a_search_by_meaning_never_scores_below_zero() -> None:
-    hits = ranking.by_meaning([_candidate(1, -0.4, None), _candidate(2, 0.4, None), _candidate(3, None, 2.0)], 0.0, 10)
+    hits = ranking.by_meaning([_candidate(1, -0.4), _candidate(2, 0.4), _candidate(3)], 0.0, 10)
     assert [hit.score for hit in hits] == [0.4, 0.0]
-    assert len(ranking.by_meaning([_candidate(1, -0.4, None)], 0.1, 10)) == 0
+    assert len(ranking.by_meaning([_candidate(1, -0.4)], 0.1, 10)) == 0
 
 
-@given(_candidates, st.floats(0, 1), st.floats(0, 1), st.integers(1, 10), st.randoms())
+@given(_candidates, st.integers(1, 10), st.randoms(use_true_random=False))
 def test_fusion_is_bounded_and_does_not_depend_on_the_order(
-    scores: list[tuple[float | None, float | None]], weight: float, min_score: float, limit: int, random: object
+    scores: list[tuple[float | None, Evidence, Evidence | None]], limit: int, order: random.Random
 ) -> None:
-    candidates = [_candidate(number, cosine, bm25) for number, (cosine, bm25) in enumerate(scores)]
-    hits = ranking.fused(candidates, weight=weight, min_score=min_score, limit=limit)
-    assert len(hits) <= limit
+    candidates = [_candidate(number, *parts) for number, parts in enumerate(scores)]
+    hits = ranking.fused(Found(candidates, 0, KNOWN), ASKED, min_score=0.0, limit=limit)
+    assert len(hits) == min(limit, len(candidates))
     assert all(0 <= hit.score <= 1 + 1e-9 and not math.isnan(hit.score) for hit in hits)
-    assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
     shuffled = list(candidates)
-    random.shuffle(shuffled)  # type: ignore[attr-defined]
-    assert ranking.fused(shuffled, weight=weight, min_score=min_score, limit=limit) == hits
-    for hit in hits:
-        assert hit.candidate.bm25 is not None or max(0.0, hit.candidate.cosine or 0.0) >= min_score
+    order.shuffle(shuffled)
+    assert ranking.fused(Found(shuffled, 0, KNOWN), ASKED, min_score=0.0, limit=limit) == hits

@@ -10,11 +10,14 @@ from mneme.recall.store import meaning as nearness
 from mneme.recall.store.append import SCHEMA
 from mneme.recall.store.meaning import Meaning
 from mneme.recall.store.rows import MESSAGE_COLUMNS, condition_of, message_of
-from mneme.runtime import call, lexical
+from mneme.runtime import call, lexical, ranking
 from mneme.runtime.db import Connection
+from mneme.runtime.ranking import Evidence
 
 DEPTH = 100
 """Candidates that each way of searching brings at least."""
+FOLLOWED = 50
+"""Of those by words, how many also bring the turn after them."""
 
 
 # A fence: messages are looked up by their key for each match, whatever the planner guesses of fresh tables. The
@@ -70,30 +73,73 @@ async def by_meaning(tx: Connection, wanted: Filter, meaning: Meaning, limit: in
     return _found(await cursor.fetchall())
 
 
+# Both ways bring their best, and the best by words also the turn after each: an answer seldom repeats the words of its
+# question. What is known of a candidate's words, and of those of the turn before it, is gathered in one pass over all
+# hits, whatever the planner expects of them.
+_BOTH = """
+WITH {bm25}, word AS MATERIALIZED (
+SELECT m.id, m.conversation_id, m.sequence_id, row_number() OVER () AS place
+FROM (SELECT document_id, bm25 FROM lexical_match ORDER BY bm25 DESC, document_id) k CROSS JOIN LATERAL (
+SELECT * FROM recall.messages m WHERE m.id = k.document_id AND {condition} OFFSET 0
+) m ORDER BY k.bm25 DESC, k.document_id LIMIT %(depth)s
+), {near}, candidate AS MATERIALIZED (
+SELECT k.id, b.id AS before FROM (
+SELECT id FROM word UNION SELECT id FROM near UNION
+SELECT a.id FROM word w CROSS JOIN LATERAL (
+SELECT m.id FROM recall.messages m WHERE m.conversation_id = w.conversation_id AND m.sequence_id > w.sequence_id
+AND {condition} AND m.role IN (1, 2) AND m.text <> '' ORDER BY m.sequence_id LIMIT 1) a WHERE w.place <= %(followed)s
+) k {by_key} LEFT JOIN LATERAL (
+SELECT b.id FROM recall.messages b WHERE b.tenant_id = %(tenant)s AND b.conversation_id = m.conversation_id
+AND b.sequence_id < m.sequence_id AND b.sequence_id > m.sequence_id - 20 AND b.user_id = m.user_id AND NOT b.hidden
+AND b.role IN (1, 2) AND b.text <> '' ORDER BY b.sequence_id DESC LIMIT 1) b ON true
+), known AS (
+SELECT id, bool_or(found) AS found, max(before) AS before, max(length) AS length,
+array_agg(number) FILTER (WHERE number > 0) AS numbers, array_agg(frequency) FILTER (WHERE number > 0) AS frequencies
+FROM (SELECT id, before, true AS found, 0 AS number, 0 AS frequency, 0 AS length FROM candidate
+UNION ALL SELECT before, NULL, false, 0, 0, 0 FROM candidate WHERE before IS NOT NULL
+UNION ALL SELECT document_id, NULL, NULL, number, frequency, length FROM lexical_hit) u
+GROUP BY id HAVING bool_or(found) IS NOT NULL
+)
+SELECT k.id AS known_id, k.found, k.before, k.numbers, k.frequencies, CASE WHEN k.length > 0 THEN k.length ELSE (
+SELECT d.length FROM recall.lexical_document d
+WHERE d.tenant_id = %(tenant)s AND d.scope = %(agent)s AND d.document_id = k.id) END AS length,
+CASE WHEN row_number() OVER () = 1 THEN {statistics} END AS statistics, {cosine} AS cosine, {columns}
+FROM known k LEFT JOIN LATERAL (
+SELECT * FROM recall.messages WHERE tenant_id = %(tenant)s AND id = k.id AND k.found OFFSET 0) m ON true
+"""
+
+
 async def by_both(tx: Connection, wanted: Filter, text: str, meaning: Meaning, limit: int) -> Found:
-    """Returns what either way finds, each candidate with both scores where it has them."""
+    """Returns the best of either way, with what ranking needs to know of the words of each and of the turn before."""
     condition, parameters = condition_of(wanted, call.tenant())
-    cursor = await tx.execute(
-        f"""
-        WITH {lexical.bm25_cte(SCHEMA)}, word AS (
-            SELECT k.id, k.bm25, row_number() OVER (ORDER BY k.bm25 DESC, m.created_at DESC, m.id) AS place
-            FROM (SELECT document_id AS id, bm25 FROM lexical_match) k {_BY_KEY}
-            WHERE {condition}
-        ), {nearness.cte(condition)}, candidate AS (
-            SELECT id, max(bm25) AS bm25, min(place) AS place, count(*) OVER () AS total
-            FROM (SELECT id, bm25, place FROM word UNION ALL SELECT id, NULL, 1 FROM near) u GROUP BY id
-        )
-        SELECT k.total, k.bm25, {nearness.COSINE} AS cosine,
-            {MESSAGE_COLUMNS}
-        FROM candidate k {_BY_KEY} WHERE k.place <= %(depth)s
-        """,  # noqa: S608
-        {
-            **parameters,
-            **lexical.bm25_parameters(scopes=[wanted.agent_id], text=text),
-            **nearness.parameters(meaning, depth=max(DEPTH, limit), wanted=wanted),
-        },
+    statement = _BOTH.format(
+        bm25=lexical.bm25_cte(SCHEMA),
+        condition=condition,
+        near=nearness.cte(condition),
+        by_key=_BY_KEY,
+        statistics=lexical.statistics_column(),
+        cosine=nearness.COSINE,
+        columns=MESSAGE_COLUMNS,
     )
-    return _found(await cursor.fetchall())
+    values = {
+        **parameters,
+        **lexical.bm25_parameters(scopes=[wanted.agent_id], text=text),
+        **nearness.parameters(meaning, depth=max(DEPTH, limit), wanted=wanted),
+        "followed": FOLLOWED,
+    }
+    rows = await (await tx.execute(statement, values)).fetchall()
+    evidence = {row["known_id"]: _evidence(row) for row in rows}
+    candidates = [
+        Candidate(message_of(row), row["cosine"], own=evidence[row["known_id"]], before=evidence.get(row["before"]))
+        for row in rows
+        if row["found"]
+    ]
+    known = ranking.statistics(next((row["statistics"] for row in rows if row["statistics"]), None))
+    return Found(candidates, len(candidates), known)
+
+
+def _evidence(row: Mapping[str, Any]) -> Evidence:
+    return Evidence(dict(zip(row["numbers"] or (), row["frequencies"] or (), strict=True)), row["length"] or 0)
 
 
 def _found(rows: Sequence[Mapping[str, Any]]) -> Found:
