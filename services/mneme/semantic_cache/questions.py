@@ -59,9 +59,11 @@ _FILLER = re.compile(
 )
 # "I'd like to know whether …" asks, and tells nothing.
 _ASKS_INDIRECTLY = re.compile(
-    r"^(?:(?:and|so|hi|hello)\W+)?(?:i(?:'d| would) (?:like|love) to (?:know|ask|find out|check)|i(?: want(?:ed)?| need) to (?:know|ask|check)"
+    r"^(?:(?:and|so|hi|hello)\W+)?(?:i(?:'d| would) (?:like|love) to (?:know|ask|find out|check)|i(?: want(?:ed)?"
+    r"| need) to (?:know|ask|check)"
     r"|i(?:'m| am| was)(?: just)? (?:wondering|curious|asking)|(?:can|could|may|might) i (?:just )?(?:ask|check|know)"
-    r"|(?:do|would) you (?:happen to )?know|(?:can|could|would|will) you (?:please |kindly )?(?:tell me|let me know|say|confirm|check)"
+    r"|(?:do|would) you (?:happen to )?know|(?:can|could|would|will) you (?:please |kindly )?(?:tell me|let me know"
+    r"|say|confirm|check)"
     r"|(?:just )?wondering|(?:please )?(?:tell me|let me know)|any idea)(?: about)?,? "
     r"(?=(?:if|whether|what|which|who|whom|whose|where|when|why|how)\b)(?:(?:if|whether)\b)?",
     re.IGNORECASE,
@@ -100,7 +102,8 @@ _TELLS = re.compile(
 )
 _COMMANDS = re.compile(
     r"^(?:(?:can|could|will|would) you (?:please |kindly )?|please |kindly )?"
-    r"(?:remember|memori[sz]e|note|write|remind|save|store|forget|delete|remove|update|change|book|order|buy|cancel|send"
+    r"(?:remember|memori[sz]e|note|write|remind|save|store|forget|delete|remove|update|change|book|order|buy|cancel"
+    r"|send"
     r"|schedule|call|set|sign|make sure|keep in mind)\b",
     re.IGNORECASE,
 )
@@ -113,7 +116,8 @@ _OPENS_ON_CONTEXT = re.compile(
 _POINTS_ELSEWHERE = re.compile(
     r"\b(?:it|its|it's|they|them|their|theirs|they're|he|she|him|her|hers|his|he's|she's|these|those"
     r"|(?:the |that |this |which |another |other |first |second |third |last |next )ones?"
-    r"|others|(?:the|any) other(?! way| hand| side)|another(?=$| one)|former|latter|previous|previously|the above|above$|below$"
+    r"|others|(?:the|any) other(?! way| hand| side)|another(?=$| one)|former|latter|previous|previously|the above"
+    r"|above$|below$"
     r"|aforementioned|earlier$|instead$|(?:what|who|where|anything) else$|there (?:anything|anyone) else|too$|either$"
     r"|(?:have|take|get) both$|the two (?:is|are)|which of the two|that again|say again|again$(?<=^.{25})"
     r"|same(?=$| (?:for|in|with|about|question|goes|as)\b)|likewise|as well$|just now|so far"
@@ -121,7 +125,8 @@ _POINTS_ELSEWHERE = re.compile(
     r"|(?:did|have|had) (?:i|you|we) (?:just )?(?:say|said|mention|mentioned|tell|told|ask|asked|mean|discuss)"
     r"|we (?:just )?(?:discussed|talked|said)"
     r"|this(?! (?:year|month|week|weekend|morning|afternoon|evening|quarter|season|spring|summer|autumn|winter|time)\b)"
-    r"|(?:^|, )that (?:is|was)|that(?=$|\s+(?:one|mean|means|work|works|cost|costs|be|for|in|of|to|at|on|go|go\w*|do|does|still)\b)"
+    r"|(?:^|, )that (?:is|was)|that(?=$|\s+(?:one|mean|means|work|works|cost|costs|be|for|in|of|to|at|on|go|go\w*"
+    r"|do|does|still)\b)"
     r"|(?:is|are|was|were|do|does|did|about|of|for|with|like|after|before|than|why|how|if|would|will|can|could) that"
     r"|(?:over|in|out|up|from|go|get|going|back|be|been|were|to) there|here)\b",
     re.IGNORECASE,
@@ -136,23 +141,31 @@ _EMPTY_IT = re.compile(
     re.IGNORECASE,
 )
 _NAMED_BEFORE = re.compile(
-    r"(?P<named>\b(?:when|once|if|after|while|as soon as|because|since|until) (?:the|my|your|our|an?) (?:[\w'-]+ ){1,4}?"
-    r"(?:is|are|was|were|has|have|does|did|breaks?|arrives?|arrived|broke|comes?|came|gets?|got|doesn't|isn't)\b[^,?-]*(?:,| -|–) .*?)"
+    r"(?P<named>\b(?:when|once|if|after|while|as soon as|because|since|until) (?:the|my|your|our"
+    r"|an?) (?:[\w'-]+ ){1,4}?"
+    r"(?:is|are|was|were|has|have|does|did|breaks?|arrives?|arrived|broke|comes?|came|gets?|got|doesn't"
+    r"|isn't)\b[^,?-]*(?:,| -|–) .*?)"
     r"\b(?:it|they|them)\b"
-    r"|(?P<object>\b(?:the|my|your|our|an?) (?:[\w'-]+ ){1,4}(?:without|before|after|and|or)(?: [\w']+){1,3}) (?:it|them)\b"
-    r"|(?P<subject>\b(?:[\w'-]+ ){3,}(?:if|when|because|once|until|unless|after|before|and what is)) (?:it|they)(?= [a-z]+|'re\b|'s\b|$)"
+    r"|(?P<object>\b(?:the|my|your|our|an?) (?:[\w'-]+ ){1,4}(?:without|before|after|and|or)(?: [\w']+){1,3}) (?:it"
+    r"|them)\b"
+    r"|(?P<subject>\b(?:[\w'-]+ ){3,}(?:if|when|because|once|until|unless|after|before|and what is)) (?:it"
+    r"|they)(?= [a-z]+|'re\b|'s\b|$)"
     r"|(?P<either>\b(?:is|are) (?:the|my|your|our|an?) (?:[\w'-]+ ){2,8}or how \w+ (?:does|do|is|are)) (?:it|they)\b",
     re.IGNORECASE,
 )
 # Words with which a search asks without a verb: "gold membership annual fee".
 _SEARCHES = re.compile(
-    r"\b(?:prices?|costs?|fees?|charges?|rates?|hours|times?|address|policy|options?|how|where|when|which|size|sizes|sizing|chart"
-    r"|weight|limit|deadline|requirements?|eligibility|compatib\w+|availab\w+|possible|allowed|discounts?|warranty|guide|instructions"
-    r"|contact|number|dimensions|capacity|resolution|difference|vs|service|documents|replacement|delivery|return|refund)\b",
+    r"\b(?:prices?|costs?|fees?|charges?|rates?|hours|times?|address|policy|options?|how|where|when|which|size"
+    r"|sizes|sizing|chart"
+    r"|weight|limit|deadline|requirements?|eligibility|compatib\w+|availab\w+|possible|allowed|discounts?|warranty"
+    r"|guide|instructions"
+    r"|contact|number|dimensions|capacity|resolution|difference|vs|service|documents|replacement|delivery|return"
+    r"|refund)\b",
     re.IGNORECASE,
 )
 _NO_SEARCH = re.compile(
-    r"\b(?:i|i'm|i've|me|my|mine|we|our|us|you|your|he|she|it|they|this|that|these|those|is|are|was|were|am|be|been|has|have|had"
+    r"\b(?:i|i'm|i've|me|my|mine|we|our|us|you|your|he|she|it|they|this|that|these|those|is|are|was|were|am|be|been"
+    r"|has|have|had"
     r"|do|does|did|will|would|please|not|no|yes|the (?:other|same)|one)\b|[.,!;:=]|n't\b",
     re.IGNORECASE,
 )
@@ -173,10 +186,9 @@ def _english(sentence: str) -> Kind | None:
     if not text:
         return None
     indirect = _ASKS_INDIRECTLY.match(text)
-    if indirect is not None:
-        return Kind.ELLIPTICAL if _needs_context(text[indirect.end() :].strip()) else Kind.QUESTION
-    if _is_search(text, marked=marked):
-        return Kind.QUESTION
+    if indirect is not None or _is_search(text, marked=marked):
+        rest = text[indirect.end() :].strip() if indirect else ""
+        return Kind.ELLIPTICAL if rest and _needs_context(rest) else Kind.QUESTION
     clauses = [clause.strip() for clause in re.split(r"[,;:]\s|\s[-–—]\s", text)]
     asks = [bool(_ASKS_ENGLISH.match(clause) or _REQUEST.match(clause)) for clause in clauses]
     told = any(_TELLS.match(clause) and not ask for clause, ask in zip(clauses, asks, strict=True))
@@ -193,9 +205,16 @@ def _english(sentence: str) -> Kind | None:
 def _is_search(text: str, *, marked: bool) -> bool:
     """Whether a text without a verb names all that is asked for, as one types into a search field."""
     words = text.split()
-    if not text.isascii() or len(words) not in _SEARCH_WORDS or _NO_SEARCH.search(text) or _OPENS_ON_CONTEXT.match(text):
+    if (
+        not text.isascii()
+        or len(words) not in _SEARCH_WORDS
+        or _NO_SEARCH.search(text)
+        or _OPENS_ON_CONTEXT.match(text)
+    ):
         return False
-    return not _ASKS_ENGLISH.match(text) and ((marked and len(words) > _FRAGMENT_WORDS) or _SEARCHES.search(text) is not None)
+    return not _ASKS_ENGLISH.match(text) and (
+        (marked and len(words) > _FRAGMENT_WORDS) or _SEARCHES.search(text) is not None
+    )
 
 
 def _needs_context(text: str) -> bool:

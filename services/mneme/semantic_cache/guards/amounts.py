@@ -12,24 +12,22 @@ from mneme.semantic_cache.guards.question import Term
 MARK = "\ue000"
 """Stands in the text for the next amount taken out of it."""
 
-_ONES = {
-    word: number
-    for number, word in enumerate(
-        "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
-        "seventeen eighteen nineteen".split()
-    )
-}
+
+def _numbered(names: str, start: int) -> dict[str, int]:
+    """Names by their place; those with a stroke between them share one."""
+    return {name: number for number, shared in enumerate(names.split(), start=start) for name in shared.split("/")}
+
+
+_ONES = _numbered(
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
+    "seventeen eighteen nineteen",
+    0,
+)
 _TENS = {
-    word: 10 * number
-    for number, word in enumerate("twenty thirty forty fifty sixty seventy eighty ninety".split(), start=2)
+    name: 10 * number for name, number in _numbered("twenty thirty forty fifty sixty seventy eighty ninety", 2).items()
 }
 _SCALES = {"hundred": 100, "thousand": 1000, "million": 1_000_000, "billion": 1_000_000_000}
-_ORDINALS = {
-    word: number
-    for number, word in enumerate(
-        "first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth".split(), start=1
-    )
-}
+_ORDINALS = _numbered("first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth", 1)
 _NUMBER_WORD = "|".join([*_ONES, *_TENS, *_SCALES])
 _SPELLED = re.compile(
     rf"\b(?:(?:a|an)\s+(?=hundred|thousand|million|billion))?(?:{_NUMBER_WORD})"
@@ -38,28 +36,22 @@ _SPELLED = re.compile(
 )
 _ORDINAL = re.compile(rf"\b(?:{'|'.join(_ORDINALS)})\b", re.IGNORECASE)
 
-_MONTHS = {
-    name: number
-    for number, names in enumerate(
-        "january/jan february/feb march/mar april/apr may june/jun july/jul august/aug september/sept/sep october/oct "
-        "november/nov december/dec".split(),
-        start=1,
-    )
-    for name in names.split("/")
-}
-_DAYS = {
-    name: day.partition("/")[0]
-    for day in "monday/mon tuesday/tue/tues wednesday/wed thursday/thu/thurs friday/fri saturday sunday".split()
-    for name in day.split("/")
-}
+_MONTHS = _numbered(
+    "january/jan february/feb march/mar april/apr may june/jun july/jul august/aug september/sept/sep october/oct "
+    "november/nov december/dec",
+    1,
+)
+_DAYS = _numbered("monday/mon tuesday/tue/tues wednesday/wed thursday/thu/thurs friday/fri saturday sunday", 1)
 _MONTH = "|".join(sorted((name for name in _MONTHS if name != "may"), key=len, reverse=True))
 _DATES = (
     re.compile(r"\b(?P<y>\d{4})-(?P<m>\d{1,2})-(?P<d>\d{1,2})\b"),
     re.compile(
-        rf"\b(?P<d>\d{{1,2}})(?:st|nd|rd|th)?(?:\s+of)?\s+(?P<n>{_MONTH}|may)\b\.?(?:,?\s+(?P<y>\d{{4}}))?", re.IGNORECASE
+        rf"\b(?P<d>\d{{1,2}})(?:st|nd|rd|th)?(?:\s+of)?\s+(?P<n>{_MONTH}|may)\b\.?(?:,?\s+(?P<y>\d{{4}}))?",
+        re.IGNORECASE,
     ),
     re.compile(
-        rf"\b(?P<n>{_MONTH}|may)\b\.?\s+(?:the\s+)?(?P<d>\d{{1,2}})(?:st|nd|rd|th)?\b(?:,?\s+(?P<y>\d{{4}}))?", re.IGNORECASE
+        rf"\b(?P<n>{_MONTH}|may)\b\.?\s+(?:the\s+)?(?P<d>\d{{1,2}})(?:st|nd|rd|th)?\b(?:,?\s+(?P<y>\d{{4}}))?",
+        re.IGNORECASE,
     ),
     re.compile(rf"(?<=\w\s)(?P<n>{_MONTH}|May)\b\.?(?!\s+(?:I|we|you|one|a|the)\b)(?:\s+(?P<y>\d{{4}}))?"),
     re.compile(rf"\b(?P<n>{_MONTH})\b", re.IGNORECASE),
@@ -93,7 +85,9 @@ _CODE = "|".join(sorted((name for name in _CURRENCY if name.isalpha() or " " in 
 _DIGITS = r"\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?"
 _MONEY = (
     re.compile(rf"(?P<c>{_SIGN})\s?(?P<n>{_DIGITS})(?P<k>k|m|bn)?\b", re.IGNORECASE),
-    re.compile(rf"\b(?P<c>usd|eur|gbp|jpy|cny|rmb|inr|chf|cad|aud|rs)\.?\s?(?P<n>{_DIGITS})(?P<k>k|m|bn)?\b", re.IGNORECASE),
+    re.compile(
+        rf"\b(?P<c>usd|eur|gbp|jpy|cny|rmb|inr|chf|cad|aud|rs)\.?\s?(?P<n>{_DIGITS})(?P<k>k|m|bn)?\b", re.IGNORECASE
+    ),
     re.compile(rf"(?<![\w.])(?P<n>{_DIGITS})\s?(?P<k>k|m|bn)?\s?(?P<c>{_SIGN}|(?:{_CODE})\b)", re.IGNORECASE),
 )
 _THOUSANDS = {"k": 1000, "m": 1_000_000, "bn": 1_000_000_000}
@@ -160,7 +154,8 @@ _UNIT = {name.replace("_", " "): (base, factor) for base, factor, names in _UNIT
 _UNIT_WORD = "|".join(re.escape(name) for name in sorted([*_UNIT, *_CASED_UNITS], key=len, reverse=True))
 _MEASURE = re.compile(rf"(?<![\w.])(?P<n>{_DIGITS})[\s-]?(?P<u>{_UNIT_WORD})(?![\w²])", re.IGNORECASE)
 _A_UNIT = re.compile(
-    r"\b(?:a|an|one)\s+(?P<u>second|minute|hour|day|week|month|year|kilo|kilogram|pound|litre|liter|meter|metre|mile)\b",
+    r"\b(?:a|an|one)\s+(?P<u>second|minute|hour|day|week|month|year|kilo|kilogram|pound|litre|liter|meter|metre"
+    r"|mile)\b",
     re.IGNORECASE,
 )
 _NTH = re.compile(r"(?<![\w.])(\d+)(?:st|nd|rd|th)\b", re.IGNORECASE)
@@ -276,7 +271,7 @@ _STEPS: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], Term | None]], ..
     *((pattern, _date) for pattern in _DATES),
     *((pattern, _time) for pattern in _TIMES),
     (_NAMED_TIME, lambda match: Term(f"#{_NAMED_TIMES[match.group().lower()]}", match.group(), "date")),
-    (_DAY, lambda match: Term(f"#{_DAYS[match[1].lower()]}", match.group(), "date")),
+    (_DAY, lambda match: Term(f"#w{_DAYS[match[1].lower()]}", match.group(), "date")),
     (_NTH, lambda match: Term(f"#{match[1]}.", match.group(), "number")),
     (_MEASURE, _measure),
     (_A_UNIT, _a_unit),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from itertools import combinations
 
 from mneme.semantic_cache.guards.english_terms import Words, stem
 from mneme.semantic_cache.guards.question import Question, Term, Verdict
@@ -13,6 +12,8 @@ from mneme.semantic_cache.guards.tables import lines, table, words
 
 _AMOUNTS = ("number", "unit", "money", "date", "id")
 _SHOWN = 6
+# Terms up to which a word such as "between" surely joins all there is.
+_SHORT = 6
 
 
 def check(asked: Question, stored: Question) -> list[Verdict]:
@@ -34,9 +35,7 @@ def _language(asked: Question, stored: Question) -> str:
 
 
 def _amount(kind: str, asked: Question, stored: Question) -> str:
-    mine, theirs = (
-        Counter(term.key for term in question.terms if term.kind == kind) for question in (asked, stored)
-    )
+    mine, theirs = (Counter(term.key for term in question.terms if term.kind == kind) for question in (asked, stored))
     return "" if mine == theirs else _both(asked, stored, mine - theirs, theirs - mine)
 
 
@@ -74,13 +73,13 @@ def _word(kind: str, asked: Question, stored: Question) -> str:
     more, less = mine - theirs, theirs - mine
     if not more and not less:
         return ""
-    kinds = {_kind(term, more, less) for term in asked.terms if term.key in more}
-    kinds |= {_kind(term, less, more) for term in stored.terms if term.key in less}
+    kinds = {_kind(term, less) for term in asked.terms if term.key in more}
+    kinds |= {_kind(term, more) for term in stored.terms if term.key in less}
     return _both(asked, stored, more, less) if kind == "word" or kind in kinds else ""
 
 
 def _role(asked: Question, stored: Question) -> str:
-    if asked.symmetric and stored.symmetric:
+    if asked.symmetric and stored.symmetric and len(asked.terms) <= _SHORT:
         return ""
     mine, theirs = _counted(asked.terms), _counted(stored.terms)
     crossed = _crossed(mine, theirs) or _exchanged(list(mine), list(theirs))
@@ -113,16 +112,19 @@ def _crossed(mine: dict[tuple[str, int], Term], theirs: dict[tuple[str, int], Te
 
 
 def _exchanged(mine: list[tuple[str, int]], theirs: list[tuple[str, int]]) -> list[tuple[str, int]]:
-    """Two terms that changed places around a third one. A part that moved as a whole never shows this."""
-    place = {name: number for number, name in enumerate(theirs)}
-    for first, last in combinations(range(len(mine)), 2):
-        start, end = place[mine[last]], place[mine[first]]
-        if end - start > 1 and any(start < place[mine[middle]] < end for middle in range(first + 1, last)):
-            return [mine[first], mine[last]]
-    return []
+    """What changed places in another way than a part that moved as a whole ("in May, what …", "what … in May")."""
+    start = next((at for at, (one, other) in enumerate(zip(mine, theirs, strict=True)) if one != other), None)
+    if start is None:
+        return []
+    end = len(mine)
+    while mine[end - 1] == theirs[end - 1]:
+        end -= 1
+    part, moved = mine[start:end], theirs[start:end]
+    cut = moved.index(part[0])
+    return [] if moved[cut:] + moved[:cut] == part else [part[0], part[-1]]
 
 
-def _kind(term: Term, others: Counter[str], against: Counter[str]) -> str:
+def _kind(term: Term, against: Counter[str]) -> str:
     """The guard that answers for a term which only one question has."""
     if term.kind in ("name", "place"):
         return term.kind

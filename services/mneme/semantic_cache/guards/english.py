@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Sequence
+from itertools import pairwise
 
 from mneme.semantic_cache.guards import amounts
 from mneme.semantic_cache.guards.english_terms import Words, collect, is_past
@@ -53,6 +54,7 @@ _WH = {
 _ASKS_WHAT = words("list name describe explain give define summarize tell show")
 _AUXILIARIES = words("is are am was were do does did can could will would shall should may might must has have had")
 _PRESENT = words("is are am do does can could will would shall should may might must")
+_RELATIVE = words("that which")
 _PAST = words("was were did had")
 
 
@@ -104,10 +106,10 @@ def _asks(tokens: Sequence[str], *, marked: bool) -> str:
 def _past(asks: str, tokens: Sequence[str], auxiliaries: frozenset[str]) -> bool:
     """Whether it asks about the past: by its auxiliary, or by its verb where it has none ("who won")."""
     known = frozenset(tokens)
-    if known & _PAST:
+    if any(token in _PAST and before not in _RELATIVE for before, token in pairwise(["", *tokens])):
         return True
     unmarked = not auxiliaries and asks in ("who", "what", "count", "whose")
-    perfect = "has" in known or "have" in known
+    perfect = ("has" in known or "have" in known) and not auxiliaries & _PRESENT
     return (unmarked or perfect) and any(is_past(token) for token in tokens)
 
 

@@ -17,6 +17,7 @@ from mneme.semantic_cache.guards.tables import lines, table, words
 
 _PRONOUNS = {"he": "he", "him": "he", "his": "he", "she": "she", "her": "she", "hers": "she"}
 _POSSESSIVES = {"my": "my", "mine": "my", "our": "my", "ours": "my", "your": "your", "yours": "your"}
+_PERSONS = {"i": "I", "me": "I", "we": "I", "us": "I", "you": "you"}
 _ARTICLES = words("a an the this these those that its their some any")
 _BE = words("is are am was were be been being get got gets")
 _PLACED = words("in at to from near around inside outside within")
@@ -69,6 +70,8 @@ class Collected:
     governor: str = ""
     placed: bool = False
     whose: str = ""
+    spoken: list[str] = field(default_factory=list)
+    """Who takes part, in order: `I` or `you`."""
     be: bool = False
     last: str = ""
     """The token before."""
@@ -95,6 +98,8 @@ def collect(tokens: Sequence[str], taken: Sequence[Term], names: frozenset[str])
             _pass_by(found, token)
         found.last = token
     _turn_passive(found)
+    if len(set(found.spoken)) > 1:
+        found.persons.add(("", f"{found.spoken[0]} first"))
     if found.negated:
         found.terms.append(Term("#not", "not", "negation", negated=True))
     return found
@@ -147,26 +152,30 @@ def _add(found: Collected, term: Term) -> None:
     found.negated, found.whose = False, ""
 
 
-def _pass_by(found: Collected, token: str) -> None:
+def _pass_by(found: Collected, word: str) -> None:
     """Takes note of a word that only joins others."""
     tables = Words.get()
-    if token in tables.negators:
+    if word in tables.negators:
         found.negated = True
-    elif token in _POSSESSIVES:
-        found.whose = _POSSESSIVES[token]
-    elif token in _ARTICLES:
+    elif word in _POSSESSIVES:
+        found.whose = _POSSESSIVES[word]
+    elif word in _ARTICLES:
         return
-    elif token == "by" and found.be and found.terms and (
-        _PARTICIPLE.search(found.last) or found.last in _irregular() or found.last in _UNCHANGED
-    ):
+    elif word == "by" and found.be and found.terms and _is_participle(found.last):
         found.verb = len(found.terms) - 1
         found.governor = ""
     else:
         if found.verb is not None and len(found.terms) > found.verb + 1:
             _turn_passive(found)
-        found.governor = token if token in tables.strong else ""
-        found.placed = token in _PLACED
-        found.be = found.be or token in _BE
+        found.governor = word if word in tables.strong else ""
+        found.placed = word in _PLACED
+        found.be = found.be or word in _BE
+        if word in _PERSONS:
+            found.spoken.append(_PERSONS[word])
+
+
+def _is_participle(word: str) -> bool:
+    return _PARTICIPLE.search(word) is not None or word in _irregular() or word in _UNCHANGED
 
 
 def _turn_passive(found: Collected) -> None:
@@ -186,7 +195,7 @@ def _kind(token: str, names: frozenset[str], *, placed: bool) -> str:
 
 def is_past(word: str) -> bool:
     """Whether a word looks like a past form or participle."""
-    return len(word) > 4 and word.endswith("ed") or word in _irregular() and not word.endswith(("ves", "en"))
+    return (len(word) > 4 and word.endswith("ed")) or (word in _irregular() and not word.endswith(("ves", "en")))
 
 
 def _head(token: str) -> str:
