@@ -117,7 +117,7 @@ class _Lane(Generic[T]):
         return self._sizes.total()
 
     def enter(self, ticket: T) -> None:
-        stamp = self._now
+        stamp = 0.0
         if not ticket.served:
             begin = max(self._now, self._last.get(ticket.tenant, 0.0))
             stamp = self._last[ticket.tenant] = begin + ticket.cost / self._weight(ticket.tenant)

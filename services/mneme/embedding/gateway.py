@@ -19,7 +19,7 @@ from typing import Any, Protocol
 
 from mneme.embedding.dispatch import Dispatcher, Flight, Policy
 from mneme.embedding.fair_queue import Kind, Urgency
-from mneme.embedding.provider import Embedded, InputType, Model, Provider, Result, TooLong, Unfit, refused
+from mneme.embedding.provider import Embedded, InputType, Model, Provider, Result, TooLong, Unfit
 from mneme.embedding.quota import Quotas, estimated_tokens
 from mneme.embedding.vectors import Vector
 from mneme.errors.v1 import errors_pb2
@@ -141,7 +141,7 @@ class Gateway:
             deadline: When the caller gives up, in seconds of the loop's clock.
 
         Raises:
-            Error: REASON_TEXT_TOO_LONG or REASON_PROVIDER_REFUSED naming the text, REASON_QUOTA_EXCEEDED, or the
+            Error: REASON_TEXT_TOO_LONG or REASON_INVALID_FIELD naming the text, REASON_QUOTA_EXCEEDED, or the
                 provider's failure.
         """
         kind = Kind(input_type if self._model.asymmetric else InputType.DOCUMENT, truncate)
@@ -308,7 +308,7 @@ def _in_order(
         if isinstance(result, TooLong):
             raise _too_long(index, result)
         if isinstance(result, Unfit):
-            raise refused(model, f"texts[{index}]: {result.why}")
+            raise invalid(f"texts[{index}]", f"{model.name} refuses it: {result.why}", model=model.name)
         billed = sources[key] is Source.PROVIDER and key not in seen
         seen.add(key)
         tokens = (result.token_count, 0) if billed else (0, result.token_count)

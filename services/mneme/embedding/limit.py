@@ -8,7 +8,7 @@ reaches does not grow.
 
 A limit is a rate too (rate = limit / latency, Little's law), and a quota may allow less than one call at once. So from
 the first refusal on calls are spaced: they begin at least latency / limit apart, which keeps fractions of the limit
-exact, down to far below one. There the growth is in proportion, as a fixed step would only swing.
+exact, down to far below one.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ _START = 2.0
 _CUT = 0.9
 _CUT_INTERVAL = 0.1
 _GROWTH = 0.2
-"""Calls by which the limit grows in a second, while it is at least four calls."""
-_FULL_GROWTH = 4.0
+"""Calls by which the limit grows in a second."""
+_LARGEST_STEP = 0.01
+"""Share of the limit by which it grows with one answer at most: a small quota would only swing otherwise."""
 _LEAST = 0.001
 _SOON = 0.25
 """Part of the usual space that is left after a refusal, which used up nothing of the quota."""
@@ -70,7 +71,7 @@ class ConcurrencyLimit:
         passed, self._grown_at = min(now - self._grown_at, 1.0), now
         if running < self._limit * _REACHED:
             return
-        growth = 1.0 if self._cut_at is None else passed * _GROWTH * min(self._limit / _FULL_GROWTH, 1.0)
+        growth = 1.0 if self._cut_at is None else min(passed * _GROWTH, self._limit * _LARGEST_STEP)
         self._limit = min(self._most, self._limit + growth)
 
     def throttled(self, began: float, now: float, pause: float = 0.0) -> None:

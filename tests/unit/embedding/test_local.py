@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mneme.embedding import provider as providers
-from mneme.embedding.provider import Embedded, InputType, Provider, TooLong
+from mneme.embedding.provider import Embedded, InputType, Provider, Result, TooLong
 from mneme.settings import EmbeddingSettings, ModelsSettings
 
 
