@@ -145,7 +145,7 @@ class Gateway:
                 provider's failure.
         """
         kind = Kind(input_type if self._model.asymmetric else InputType.DOCUMENT, truncate)
-        keys = [self._key(text, tenant, kind) for text in texts]
+        keys = self.keys(texts, tenant, input_type)
         sought: dict[str, _Sought] = {}
         begun: dict[str, _Sought] = {}
         for key, text in dict(zip(keys, texts, strict=True)).items():
@@ -169,16 +169,17 @@ class Gateway:
                 flight.waiters -= 1
         return _in_order(keys, found, {key: _source(key, flight, begun) for key, flight in sought.items()}, self._model)
 
+    def keys(self, texts: Sequence[str], tenant: str, input_type: InputType) -> list[str]:
+        """Returns the names of the texts' vectors in the cache, 64 hex digits each, in their order."""
+        use = input_type if self._model.asymmetric else ""
+        return [hmac.digest(self._secret, f"{tenant}\0{use}\0{text}".encode(), hashlib.sha256).hex() for text in texts]
+
     async def close(self) -> None:
         """Ends what is running and frees the provider."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.dispatcher.close()
-
-    def _key(self, text: str, tenant: str, kind: Kind) -> str:
-        use = kind.input_type if self._model.asymmetric else ""
-        return hmac.digest(self._secret, f"{tenant}\0{use}\0{text}".encode(), hashlib.sha256).hex()
 
     async def _resolve(self, flights: Sequence[_Sought]) -> None:
         """Ends flights whose vectors are there, and sees to it that somebody asks for the others."""

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 
 from mneme.embedding.dispatch import Policy
+from mneme.embedding.fair_queue import Urgency
 from mneme.embedding.gateway import Gateway, Outcome, Source
-from mneme.embedding.provider import Embedded, InputType, Model, Result, TooLong, unavailable
+from mneme.embedding.provider import Embedded, InputType, Model, Result, TooLong, Unfit, unavailable
 from mneme.embedding.quota import Quotas
 from mneme.embedding.vectors import Vector, unit
 from mneme.errors.v1 import errors_pb2
@@ -37,6 +38,7 @@ class Scripted:
         self.go = asyncio.Event()
         self.go.set()
         self.failure: Exception | None = None
+        self.unfit: set[str] = set()
 
     async def embed(self, texts: Sequence[str], input_type: InputType, *, truncate: bool) -> list[Result]:
         self.calls.append(list(texts))
@@ -50,6 +52,8 @@ class Scripted:
         self.go.set()
 
     def _embed_one(self, text: str, truncate: bool) -> Result:
+        if text in self.unfit:
+            return Unfit("no words")
         if len(text) > 10 and not truncate:
             return TooLong(10, size=len(text))
         return Embedded(vector_of(text), len(text), truncated=len(text) > 10)
@@ -112,8 +116,16 @@ async def embed(
     tenant: str = "acme",
     input_type: InputType = InputType.DOCUMENT,
     truncate: bool = False,
+    urgency: Urgency = Urgency.INTERACTIVE,
 ) -> list[Outcome]:
-    return await gateway.embed(texts, tenant=tenant, input_type=input_type, truncate=truncate)
+    return await gateway.embed(texts, tenant=tenant, input_type=input_type, truncate=truncate, urgency=urgency)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Lets the others work until something is so."""
+    async with asyncio.timeout(5):
+        while not condition():  # noqa: ASYNC110 - what changes it knows nothing of the test
+            await asyncio.sleep(0)
 
 
 async def test_vectors_come_in_the_order_of_the_texts(gateway: Gateway, provider: Scripted) -> None:
@@ -241,3 +253,124 @@ async def test_closing_ends_those_who_wait(gateway: Gateway, provider: Scripted)
     with pytest.raises(Error) as caught:
         await waiting
     assert caught.value.reason == errors_pb2.REASON_SHUTTING_DOWN
+
+
+async def test_texts_of_many_calls_share_a_batch_and_each_caller_gets_its_own(provider: Scripted) -> None:
+    provider.model = Model("scripted", "scripted", DIMENSIONS, 10, 50)
+    provider.go.clear()
+    gateway = gateway_of(provider, policy=Policy(most_calls=1))
+    running = asyncio.create_task(embed(gateway, "running"))
+    await provider.asked.wait()
+    callers = [asyncio.create_task(embed(gateway, f"a{index}", f"b{index}", tenant=f"t{index}")) for index in range(20)]
+    await until(lambda: gateway.dispatcher.waiting(Urgency.INTERACTIVE) == 40)
+    provider.go.set()
+    for index, caller in enumerate(callers):
+        first, second = await caller
+        np.testing.assert_array_equal(first.vector, vector_of(f"a{index}"))
+        np.testing.assert_array_equal(second.vector, vector_of(f"b{index}"))
+    await running
+    assert [len(call) for call in provider.calls] == [1, 40]
+
+
+async def test_a_text_that_the_model_refuses_is_named_and_fails_no_neighbour(
+    gateway: Gateway, provider: Scripted
+) -> None:
+    provider.unfit.add("\u200b")
+    with pytest.raises(Error) as caught:
+        await embed(gateway, "good", "\u200b")
+    assert caught.value.reason == errors_pb2.REASON_INVALID_FIELD
+    assert caught.value.metadata["field"] == "texts[1]"
+    (good,) = await embed(gateway, "good")
+    assert good.source is not Source.PROVIDER
+
+
+async def test_an_interactive_caller_pulls_a_text_out_of_the_bulk(provider: Scripted) -> None:
+    provider.model = Model("scripted", "scripted", DIMENSIONS, 10, 1)
+    provider.go.clear()
+    gateway = gateway_of(provider, policy=Policy(most_calls=1))
+    bulk = asyncio.create_task(embed(gateway, *(f"b{index}" for index in range(30)), urgency=Urgency.BULK))
+    await provider.asked.wait()
+    urgent = asyncio.create_task(embed(gateway, "b29"))
+    await asyncio.sleep(0)
+    provider.go.set()
+    (outcome,) = await urgent
+    assert outcome.source is Source.JOINED
+    assert provider.calls[1] == ["b29"]
+    await bulk
+
+
+async def test_what_was_not_billed_is_counted_as_saved(gateway: Gateway) -> None:
+    outcomes = [*await embed(gateway, "one", "one"), *await embed(gateway, "one")]
+    assert [(outcome.token_count, outcome.saved_tokens) for outcome in outcomes] == [(3, 0), (0, 3), (0, 3)]
+
+
+async def test_two_gateways_with_one_cache_ask_once(provider: Scripted) -> None:
+    memory, other = Memory(), Scripted()
+    provider.go.clear()
+    one, two = gateway_of(provider, memory, join_wait=30.0), gateway_of(other, memory, join_wait=30.0)
+    asking = asyncio.create_task(embed(one, "same"))
+    await provider.asked.wait()
+    joining = asyncio.create_task(embed(two, "same", "own"))
+    await until(lambda: len(memory.claims) == 2)
+    provider.go.set()
+    (first,) = await asking
+    second, own = await joining
+    assert (first.source, second.source, own.source) == (Source.PROVIDER, Source.PEER, Source.PROVIDER)
+    assert (second.token_count, second.saved_tokens) == (0, 4)
+    assert (provider.calls, other.calls) == ([["same"]], [["own"]])
+    await until(lambda: not memory.claims)
+
+
+async def test_the_wait_for_another_process_is_bounded_and_ends_when_it_gives_up(provider: Scripted) -> None:
+    memory = Memory()
+    gateway = gateway_of(provider, memory, join_wait=0.02)
+    (key,) = gateway.keys(["dead"], "acme", InputType.DOCUMENT)
+    memory.claims[key] = True
+    (outcome,) = await embed(gateway, "dead")
+    assert outcome.source is Source.PROVIDER
+    patient = gateway_of(Scripted(), memory, join_wait=30.0)
+    (key,) = patient.keys(["given up"], "acme", InputType.DOCUMENT)
+    memory.claims[key] = True
+    waiting = asyncio.create_task(embed(patient, "given up"))
+    await asyncio.sleep(0.01)
+    await memory.release([key])
+    assert (await waiting)[0].source is Source.PROVIDER
+
+
+async def test_nobody_who_waits_is_held_up_by_the_bulk_work_of_another_process(provider: Scripted) -> None:
+    memory = Memory()
+    gateway = gateway_of(provider, memory, join_wait=30.0)
+    (key,) = gateway.keys(["text"], "acme", InputType.DOCUMENT)
+    memory.claims[key] = False
+    (outcome,) = await asyncio.wait_for(embed(gateway, "text"), 5)
+    assert outcome.source is Source.PROVIDER
+
+
+async def test_a_model_in_this_process_never_waits_for_another_one() -> None:
+    memory, provider = Memory(), Scripted()
+    provider.model = Model("scripted", "scripted", DIMENSIONS, 10, 2, local=True)
+    gateway = gateway_of(provider, memory, join_wait=30.0)
+    (key,) = gateway.keys(["text"], "acme", InputType.DOCUMENT)
+    memory.claims[key] = True
+    assert (await asyncio.wait_for(embed(gateway, "text"), 5))[0].source is Source.PROVIDER
+
+
+async def test_a_used_up_quota_refuses_what_the_provider_would_be_asked_for_and_nothing_else(
+    provider: Scripted,
+) -> None:
+    spent: list[int] = []
+
+    class Once:
+        async def take(self, tenant: str, tokens: int, limit: int) -> float:
+            spent.append(tokens)
+            return 0.0 if len(spent) == 1 else 9.0
+
+    memory = Memory()
+    gateway = gateway_of(provider, memory, quotas=Quotas(Once(), default=10), join_wait=1.0)
+    await embed(gateway, "paid")
+    assert (await embed(gateway, "paid"))[0].source is not Source.PROVIDER
+    with pytest.raises(Error) as caught:
+        await embed(gateway, "unpaid")
+    assert caught.value.reason == errors_pb2.REASON_QUOTA_EXCEEDED
+    assert provider.calls == [["paid"]]
+    await until(lambda: not memory.claims)
