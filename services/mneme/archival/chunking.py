@@ -10,6 +10,8 @@ from semantic_text_splitter import TextSplitter
 
 MIN_CHARS = 100
 
+_SCRAP_PART = 4
+
 K = TypeVar("K", bound=Hashable)
 
 
@@ -50,14 +52,55 @@ class Changes(Generic[K]):
     """Pieces that it still has at another place, and where."""
 
 
-def pieces(text: str, cut: Cut) -> list[Piece]:
+def pieces(text: str, cut: Cut, *, before: Sequence[str] = ()) -> list[Piece]:
     """Returns the pieces of a text in their order; none for one without letters or signs.
 
     A piece ends at the highest border that lets it be long: paragraph, line, sentence, word, character (Unicode's text
     segmentation, UAX 29, which knows `。！？` too). Space around a piece is left out; every other character is in one.
+
+    Args:
+        text: The document.
+        cut: How long pieces are.
+        before: Pieces of an earlier text of the document, in their order: those that it still has stay pieces, and only
+            what lies between them is cut anew. Without that an insertion would move every border behind it.
     """
+    made: list[Piece] = []
+    reached = 0
+    for kept in _kept(text, cut, before):
+        made += [*_cut(text, cut, reached, kept.start), kept]
+        reached = max(reached, kept.end)
+    return made + _cut(text, cut, reached, len(text))
+
+
+def _cut(text: str, cut: Cut, start: int, end: int) -> list[Piece]:
+    if start >= end:
+        return []
     splitter = TextSplitter(cut.max_chars, overlap=cut.overlap_chars)
-    return [Piece(part, start, start + len(part)) for start, part in splitter.chunk_indices(text) if part.strip()]
+    found = splitter.chunk_indices(text[start:end])
+    return [Piece(part, start + at, start + at + len(part)) for at, part in found if part.strip()]
+
+
+def _kept(text: str, cut: Cut, before: Sequence[str]) -> list[Piece]:
+    """Returns earlier pieces that the text still has in their order, but for those beside a scrap of new text."""
+    found: list[Piece] = []
+    for part in before:
+        start = text.find(part, found[-1].start + 1 if found else 0)
+        piece = Piece(part, start, start + len(part))
+        if start >= 0 and len(part) <= cut.max_chars and _stands_alone(text, piece):
+            found.append(piece)
+    kept: list[Piece] = []
+    for piece in found:
+        gap = text[kept[-1].end if kept else 0 : piece.start].strip()
+        # A scrap says too little to be found alone: it is cut again together with the piece after it.
+        if not 0 < len(gap) < cut.max_chars // _SCRAP_PART:
+            kept.append(piece)
+    return kept
+
+
+def _stands_alone(text: str, piece: Piece) -> bool:
+    """Returns whether a piece neither begins nor ends within a word."""
+    borders = (text[max(piece.start - 1, 0) : piece.start + 1], text[piece.end - 1 : piece.end + 1])
+    return not any(len(border) == 2 and border.isalnum() for border in borders)
 
 
 def changes(before: Mapping[K, Span], after: Mapping[K, Span]) -> Changes[K]:

@@ -93,11 +93,17 @@ def draft(holder: pb.InsertPassageRequest | pb.PassageItem, vector: Embedded | N
         provenance=provenance(message.provenance),
         document_id=message.document.document_id,
         document_start=message.document.start_char,
-        document_end=message.document.end_char,
+        document_end=message.document.end_char or _end_of(message),
         embedded=vector,
         supersedes=tuple(dict.fromkeys(holder.supersedes_passage_ids)),
         supersede_reason=holder.supersede_reason,
     )
+
+
+def _end_of(message: pb.Passage) -> int:
+    """Returns where a text ends in its document; 0 for a text of none."""
+    begins = message.document.start_char
+    return begins + len(message.text) if message.document.document_id or begins else 0
 
 
 def sha256(text: str) -> bytes:

@@ -68,7 +68,7 @@ class Ingester:
         """Stores a batch and its progress in one transaction."""
         if not sent:
             return
-        items = await self._writer.items_embedded(known.owner, await self._intake.items(sent))
+        items = await self._writer.items_embedded(known.owner, await self._intake.items(known.owner, sent))
         async with self._database.tenant(author.tenant) as tx:
             settled = await self._writer.settle(tx, author, known.owner, items)
             progress = _progress(settled, position)

@@ -10,9 +10,11 @@ from dataclasses import dataclass, replace
 from mneme.archival import chunking, convert, guards
 from mneme.archival.chunking import Cut, Piece
 from mneme.archival.embedder import Embedder
-from mneme.archival.records import Draft, Embedded, Item
+from mneme.archival.records import Draft, Embedded, Item, Owner
+from mneme.archival.store import passages
 from mneme.archival.v1 import archival_pb2 as pb
-from mneme.runtime import validation
+from mneme.runtime import call, validation
+from mneme.runtime.db import Database
 from mneme.runtime.errors import Error, invalid
 
 _OVERLAP_PART = 10
@@ -31,7 +33,8 @@ class Lengths:
 class Intake:
     """Makes drafts of what callers send."""
 
-    def __init__(self, embedder: Embedder, lengths: Lengths) -> None:
+    def __init__(self, database: Database, embedder: Embedder, lengths: Lengths) -> None:
+        self._database = database
         self._embedder = embedder
         self._lengths = lengths
 
@@ -45,32 +48,40 @@ class Intake:
         guards.check_draft(draft)
         return draft
 
-    async def items(self, items: Sequence[pb.PassageItem]) -> list[Item | Error]:
+    async def items(self, owner: Owner, items: Sequence[pb.PassageItem]) -> list[Item | Error]:
         """Returns what each item stores, or what is wrong with it, in their order."""
         made: list[Item | Error] = []
         for item in items:
             try:
                 validation.check(item)
-                made.append(await self._item(item))
+                made.append(await self._item(owner, item))
             except Error as error:
                 made.append(error)
         return made
 
-    async def _item(self, item: pb.PassageItem) -> Item:
+    async def _item(self, owner: Owner, item: pb.PassageItem) -> Item:
         whole = await self.draft(item)
         if item.replace_document:
             _check_replacement(whole)
         cut = self._cut(item)
         if cut is None:
-            if item.replace_document:
-                whole = replace(whole, document_end=len(whole.text))
             return Item((whole,), replaces_document=item.replace_document)
         if whole.supersedes:
             raise invalid("supersedes_passage_ids", "cannot go with a text that is cut: no single piece replaces them")
         # The splitter leaves the interpreter's lock, so a long text holds up nobody.
-        parts = await asyncio.to_thread(chunking.pieces, whole.text, cut)
+        before = await self._before(owner, whole) if item.replace_document else []
+        parts = await asyncio.to_thread(chunking.pieces, whole.text, cut, before=before)
         drafts = tuple(_piece(whole, part, number) for number, part in enumerate(parts))
         return Item(drafts, cut=True, replaces_document=item.replace_document)
+
+    async def _before(self, owner: Owner, whole: Draft) -> list[str]:
+        """Returns the pieces that a document has now, in their order."""
+        tenant = call.tenant()
+        async with self._database.tenant(tenant) as tx:
+            found = await passages.pieces(
+                tx, tenant, owner, document_id=whole.document_id, user=whole.user_id, lock=False
+            )
+        return [one.text for one in found]
 
     def _cut(self, item: pb.PassageItem) -> Cut | None:
         """Returns how to cut an item's text; None to leave it whole."""

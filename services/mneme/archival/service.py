@@ -81,7 +81,7 @@ class ArchivalServicer(rpc.ArchivalServiceServicer):
         self._indexer = indexer
         self._metrics = runtime.metrics
         self._writer = Writer(runtime.database, embedder)
-        self._intake = Intake(embedder, Lengths(settings.chunk_over, settings.chunk_chars))
+        self._intake = Intake(runtime.database, embedder, Lengths(settings.chunk_over, settings.chunk_chars))
         self._ingester = Ingester(runtime.database, self._intake, self._writer, self._batch_stored)
         self._near_score = settings.near_score
         self._searcher = Searcher(runtime.database, embedder, weights=_weights(settings), depth=settings.search_depth)
@@ -107,7 +107,7 @@ class ArchivalServicer(rpc.ArchivalServiceServicer):
     async def InsertPassages(self, request: pb.InsertPassagesRequest, context: Any) -> pb.InsertPassagesResponse:
         """Stores the good items in one transaction and says of each what became of it."""
         owner = convert.owner(request.owner)
-        items = await self._writer.items_embedded(owner, await self._intake.items(request.items))
+        items = await self._writer.items_embedded(owner, await self._intake.items(owner, request.items))
         whole = {n: item.drafts[0] for n, item in enumerate(items) if isinstance(item, Item) and not item.cut}
         close = dict(zip(whole, await self._near(owner, list(whole.values()), request.near_limit), strict=True))
 

@@ -225,7 +225,7 @@ async def serving(fake: FakeEmbedding) -> AsyncIterator[str]:
 @pytest.fixture
 def embedding() -> FakeEmbedding:
     """The embedding service that archival asks."""
-    return FakeEmbedding()
+    return FakeEmbedding()  # type: ignore[abstract]
 
 
 @pytest.fixture

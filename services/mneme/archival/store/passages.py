@@ -121,7 +121,7 @@ _PIECES = f"""
 SELECT {_COLUMNS} FROM archival.agent_passages p
 WHERE p.tenant_id = %(tenant)s AND p.owner_id = %(owner)s AND p.document_id = %(document)s AND p.document_id <> ''
     AND p.user_id = %(user)s AND p.superseded_by = ''
-ORDER BY p.document_start, p.id FOR UPDATE
+ORDER BY p.document_start, p.id
 """  # noqa: S608
 
 _DELETE = f"""
@@ -358,10 +358,13 @@ async def change(
     return new
 
 
-async def pieces(tx: Connection, tenant: str, owner: Owner, *, document_id: str, user: str) -> list[Passage]:
-    """Returns the pieces of a document that stand, held until the transaction ends, in their order."""
+async def pieces(
+    tx: Connection, tenant: str, owner: Owner, *, document_id: str, user: str, lock: bool = True
+) -> list[Passage]:
+    """Returns the pieces of a document that stand, in their order; `lock` holds them until the transaction ends."""
     values = {"tenant": tenant, "owner": owner.id, "document": document_id, "user": user}
-    return [Passage(**row) for row in await (await tx.execute(_PIECES, values)).fetchall()]
+    statement = _PIECES + ("FOR UPDATE" if lock else "")
+    return [Passage(**row) for row in await (await tx.execute(statement, values)).fetchall()]
 
 
 async def move(

@@ -179,7 +179,7 @@ class DocumentSpan(_message.Message):
     start_char: _builtins.int
     """First character of the piece in the document."""
     end_char: _builtins.int
-    """First character after the piece."""
+    """First character after the piece. 0: where the text ends."""
     def __init__(
         self,
         *,
