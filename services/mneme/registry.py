@@ -48,7 +48,7 @@ SERVICES = (
     Service("core_memory", peers=()),
     Service("recall", peers=("embedding",)),
     Service("archival", peers=("embedding",)),
-    Service("semantic_cache", peers=("embedding",)),
+    Service("semantic_cache", peers=("embedding", "archival")),
     Service("orchestrator", peers=("embedding", "core_memory", "recall", "archival", "semantic_cache")),
 )
 """In the order in which they start; they stop in the reverse order."""

@@ -7,15 +7,16 @@ import hmac
 import random
 import time
 
+import numpy as np
 from google.protobuf.duration_pb2 import Duration
 
 from mneme.runtime import call
 from mneme.runtime.errors import invalid
 from mneme.semantic_cache import basis as bases
 from mneme.semantic_cache.addresses import Scope, address, place
-from mneme.semantic_cache.answering import Query
 from mneme.semantic_cache.basis import Basis
 from mneme.semantic_cache.normalising import normalise
+from mneme.semantic_cache.query import Query
 from mneme.semantic_cache.questions import Kind, classify
 from mneme.semantic_cache.store import Stored
 from mneme.semantic_cache.v1 import semantic_cache_pb2 as pb
@@ -24,13 +25,15 @@ from mneme.semantic_cache.v1 import semantic_cache_pb2 as pb
 class Reader:
     """Turns messages into queries and entries, in the name of the running call's principal."""
 
-    def __init__(self, secret: bytes, *, jitter: float) -> None:
+    def __init__(self, secret: bytes, *, jitter: float, refresh_fraction: float) -> None:
         """Args:
         secret: Keeps questions from being guessed by their keys.
         jitter: Part of an entry's life by which it ends earlier, at random.
+        refresh_fraction: Part of its life after which it is worth making anew.
         """
         self._secret = secret
         self._jitter = jitter
+        self._refresh_fraction = refresh_fraction
 
     def query(self, key: pb.CacheKey, max_age: Duration | None = None) -> Query:
         """Returns what a request asks for.
@@ -39,13 +42,20 @@ class Reader:
             Error: The credential is bound to another user, or the basis contradicts itself.
         """
         scope = self.scope(key.scope)
-        normalised = normalise(key.question)
+        normalised, principal = normalise(key.question), call.current().principal
         return Query(
             address=address(self._secret, scope, fingerprint=key.fingerprint, question=normalised),
             kind=classify(key.question),
             normalised=normalised,
+            question=key.question,
+            fingerprint=key.fingerprint,
+            place=place(scope, key.fingerprint),
             basis=self.basis(key.basis),
+            asker=principal.user or principal.actor,
+            vector=np.asarray(key.vector.values, dtype=np.float32) if key.HasField("vector") else None,
+            space_id=key.vector.space_id,
             max_age=None if max_age is None else seconds(max_age, "max_age"),
+            users_needed=key.shared_after_users,
         )
 
     def scope(self, scope: pb.CacheScope) -> Scope:
@@ -81,16 +91,13 @@ class Reader:
             passage_ids=sent.passage_ids,
             token_count=sent.token_count,
             model_seconds=sent.model_seconds,
+            knowledge=sent.knowledge,
         )
         entry.create_time.FromNanoseconds(int(now * 1e9))
         ends = now + life * (1 - self._jitter * random.random())  # noqa: S311 - spreads load, keeps no secret
         entry.expire_time.FromNanoseconds(int(ends * 1e9))
-        return Stored(
-            entry,
-            query.basis.digest,
-            acquired_digest=query.basis.digest,
-            place=place(query.address.scope, key.fingerprint),
-        )
+        entry.refresh_time.FromNanoseconds(int((now + (ends - now) * self._refresh_fraction) * 1e9))
+        return Stored(entry, query.basis.digest, acquired_digest=query.basis.digest, place=query.place)
 
     def question_hmac(self, question: str) -> str:
         """Returns a keyed hash of a question, normalised: for counting, never for reading."""

@@ -1,7 +1,4 @@
-"""gRPC in and out of the semantic cache.
-
-Served today is the exact tier: the same question, normalised. Look-ups never answer TIER_SEMANTIC.
-"""
+"""gRPC in and out of the semantic cache."""
 
 from __future__ import annotations
 
@@ -18,22 +15,43 @@ from mneme.runtime.auth import SuiteKeys
 from mneme.runtime.component import Component, Runtime
 from mneme.runtime.errors import Error, invalid
 from mneme.runtime.idempotency import once
-from mneme.runtime.redis import Cache, CacheDown
+from mneme.runtime.redis import CacheDown
 from mneme.semantic_cache.addresses import Address, Scope
-from mneme.semantic_cache.answering import Answering, Query
+from mneme.semantic_cache.answering import Answering
 from mneme.semantic_cache.bounds import wrong_upper_bound
+from mneme.semantic_cache.gate import Gate
+from mneme.semantic_cache.judging import OpenAiJudge
+from mneme.semantic_cache.keeping import Keeping
+from mneme.semantic_cache.meaning import Considered, Meaning, basis_of
+from mneme.semantic_cache.offering import Offering
+from mneme.semantic_cache.query import Query
 from mneme.semantic_cache.reading import Reader, seconds
+from mneme.semantic_cache.reuse import Reuse
+from mneme.semantic_cache.sampling import Sampler
 from mneme.semantic_cache.statistics import Statistics
-from mneme.semantic_cache.store import EntryStore, JudgedStore, Purged, Sample, Subject
+from mneme.semantic_cache.store import (
+    Counted,
+    EntryStore,
+    JudgedStore,
+    Purged,
+    Settled,
+    Stratum,
+    Subject,
+    WorthStore,
+)
+from mneme.semantic_cache.store.index import ChosenIndex, ProcessIndex
+from mneme.semantic_cache.unchanged import KnowledgeCheck
 from mneme.semantic_cache.v1 import semantic_cache_pb2 as pb
 from mneme.semantic_cache.v1 import semantic_cache_pb2_grpc as pb_grpc
-from mneme.settings import SemanticCacheSettings
+from mneme.semantic_cache.vectors import Embedder
+from mneme.semantic_cache.verdicts import Verdicts, sample_id
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
 _SCHEMA = "semantic_cache"
 _KEYS = "mneme:query"
-_GONE = "gone"
+_TAKEN = 10
+_HOLD_SECONDS = 60.0
 
 
 class SemanticCacheComponent(pb_grpc.SemanticCacheServiceServicer):
@@ -46,43 +64,63 @@ class SemanticCacheComponent(pb_grpc.SemanticCacheServiceServicer):
         reader: Reader,
         entries: EntryStore,
         judged: JudgedStore,
+        verdicts: Verdicts,
+        sampler: Sampler,
+        reuse: Reuse,
+        gate: Gate,
+        embedder: Embedder,
+        index: ChosenIndex,
         statistics: Statistics,
-        cache: Cache,
-        has_redis: bool,
-        settings: SemanticCacheSettings,
+        runtime: Runtime,
     ) -> None:
         """Args:
         answering: Look-ups and leases.
         reader: Reads requests.
         entries: What is in Redis.
         judged: What is in PostgreSQL.
+        verdicts: Records what is said of answers.
+        sampler: Keeps pairs to be judged.
+        reuse: Reports uses.
+        gate: Closed strata.
+        embedder: Knows the space.
+        index: Finds neighbours.
         statistics: Counts by tenant and agent.
-        cache: Knows whether Redis answers.
-        has_redis: Whether a Redis is configured at all.
-        settings: Of this service.
+        runtime: Settings, and whether Redis answers.
         """
         self._answering = answering
         self._reader = reader
         self._entries = entries
         self._judged = judged
+        self._verdicts = verdicts
+        self._sampler = sampler
+        self._reuse = reuse
+        self._gate = gate
+        self._embedder = embedder
+        self._index = index
         self._statistics = statistics
-        self._cache = cache
-        self._has_redis = has_redis
-        self._settings = settings
+        self._cache = runtime.cache
+        self._has_redis = bool(runtime.settings.redis.url.get_secret_value())
+        self._settings = runtime.settings.semantic_cache
 
     def register(self, server: grpc.aio.Server) -> None:
         """Adds the servicer to the server."""
         pb_grpc.add_SemanticCacheServiceServicer_to_server(self, server)
 
     async def start(self) -> None:
-        """Nothing runs in the background."""
+        """Begins to keep and judge samples, and to report uses."""
+        self._sampler.start(self._verdicts.judged)
+        self._reuse.start()
 
     async def drain(self) -> None:
         """Lets those who wait for another caller's answer go on without it."""
         await self._answering.close()
 
     async def stop(self) -> None:
-        """Nothing is held."""
+        """Ends what runs in the background."""
+        await self._sampler.stop()
+        await self._reuse.stop()
+        await self._index.close()
+        await self._gate.close()
 
     async def ready(self) -> None:
         """Returns when PostgreSQL answers; without Redis every look-up is a miss, which is service enough."""
@@ -116,7 +154,7 @@ class SemanticCacheComponent(pb_grpc.SemanticCacheServiceServicer):
         query, life = self._reader.query(request.key), self._life(request)
         entry_id = ids.derived("entry", call.tenant(), request.lease_token)
         stored = self._reader.stored(query, request.key, request.entry, entry_id, life)
-        if not self._small_enough(request.entry):
+        if request.unfit or not self._small_enough(request.entry):
             await self._answering.abort(query, request.lease_token)
             return pb.CommitResponse()
         kept = await self._answering.commit(query, request.lease_token, stored)
@@ -137,6 +175,8 @@ class SemanticCacheComponent(pb_grpc.SemanticCacheServiceServicer):
         if not self._small_enough(request.entry):
             limit = self._settings.answer_bytes_max
             raise invalid("entry.answer", f"at most {limit} bytes are stored", errors_pb2.REASON_TEXT_TOO_LONG)
+        if request.unfit:
+            return pb.PutResponse()
         entry_id = ids.derived("entry", call.tenant(), request.request_id)
         stored = self._reader.stored(query, request.key, request.entry, entry_id, life)
 
@@ -183,32 +223,108 @@ class SemanticCacheComponent(pb_grpc.SemanticCacheServiceServicer):
             address = None
         if address is not None and not self._reader.may_touch(address.scope):
             address = None
-        sample = self._sample(request, address)
+        question_hmac = self._reader.question_hmac(request.question)
+        pair = await self._verdicts.sample(tenant, request.entry_id, address, request.question, question_hmac)
+        actor = call.current().principal.actor
+        sample = replace(pair, sample_id=sample_id(tenant, request.request_id), wrong=wrong, actor=actor)
+        counted: list[Counted] = []
 
         async with self._judged.transaction(tenant) as tx:
 
             async def run() -> pb.FeedbackResponse:
-                await self._judged.record(tx, tenant, sample)
+                counted.extend(filter(None, [await self._verdicts.record(tx, tenant, sample)]))
                 removed = wrong and address is not None and await self._remove(address, request.entry_id)
                 return pb.FeedbackResponse(removed=removed)
 
-            return await once(tx, _SCHEMA, request, pb.FeedbackResponse, run)
+            response = await once(tx, _SCHEMA, request, pb.FeedbackResponse, run)
+        for one in counted:
+            self._verdicts.learn(tenant, one)
+        return response
+
+    async def TakeSamples(self, request: pb.TakeSamplesRequest, context: Context) -> pb.TakeSamplesResponse:
+        """Gives pairs to be judged."""
+        tenant = call.tenant()
+        hold = seconds(request.hold_time, "hold_time") if request.HasField("hold_time") else _HOLD_SECONDS
+        taken = await self._judged.take(tenant, limit=request.limit or _TAKEN, hold=hold)
+        response = pb.TakeSamplesResponse()
+        for one in taken:
+            sample = one.sample
+            made = response.samples.add(
+                sample_id=sample.sample_id,
+                asked_question=sample.asked_question,
+                stored_question=sample.stored_question,
+                answer=await self._sampler.answer(tenant, sample.entry_id),
+                entry_id=sample.entry_id,
+                agent_id=sample.agent_id,
+                stratum=sample.stratum,
+                score=sample.score,
+                served=sample.served,
+            )
+            made.create_time.FromDatetime(one.create_time)
+        return response
+
+    async def JudgeSample(self, request: pb.JudgeSampleRequest, context: Context) -> pb.JudgeSampleResponse:
+        """Keeps the verdict on a pair, and removes an entry that was wrong."""
+        tenant, wrong = call.tenant(), request.verdict == pb.VERDICT_WRONG
+        actor = call.current().principal.actor
+        done: list[Settled] = []
+
+        async with self._judged.transaction(tenant) as tx:
+
+            async def run() -> pb.JudgeSampleResponse:
+                settled = await self._verdicts.settle(tx, tenant, request.sample_id, wrong=wrong, actor=actor)
+                if settled is None:
+                    return pb.JudgeSampleResponse()
+                done.append(settled)
+                closed = settled.counted is not None and settled.counted.closed
+                return pb.JudgeSampleResponse(counted=settled.counted is not None, closed=closed)
+
+            response = await once(tx, _SCHEMA, request, pb.JudgeSampleResponse, run)
+        for settled in done:
+            self._verdicts.learn(tenant, settled.counted)
+            if wrong:
+                await self._verdicts.remove_by_id(tenant, settled.entry_id)
+        return response
+
+    async def OpenStratum(self, request: pb.OpenStratumRequest, context: Context) -> pb.OpenStratumResponse:
+        """Opens a stratum that closed itself, and lets it count anew."""
+        tenant = call.tenant()
+
+        async with self._judged.transaction(tenant) as tx:
+
+            async def run() -> pb.OpenStratumResponse:
+                opened = await self._judged.open_stratum(tx, tenant, request.stratum)
+                return pb.OpenStratumResponse(opened=opened)
+
+            response = await once(tx, _SCHEMA, request, pb.OpenStratumResponse, run)
+        if response.opened:
+            self._gate.learn(tenant, request.stratum, closed=False, changed=True)
+        return response
 
     async def Explain(self, request: pb.ExplainRequest, context: Context) -> pb.ExplainResponse:
         """Shows what a look-up would do and why."""
         query = self._reader.query(request.key)
-        outcome, found = await self._answering.inspect(query)
+        scope = query.address.scope
+        seen = await self._answering.inspect(query)
         response = pb.ExplainResponse(normalised_question=query.normalised)
-        if isinstance(outcome, pb.Hit):
-            response.hit.CopyFrom(outcome)
-            self._reader.hide_origin(query.address.scope, response.hit.entry)
+        if isinstance(seen.outcome, pb.Hit):
+            response.hit.CopyFrom(seen.outcome)
+            self._reader.hide_origin(scope, response.hit.entry)
         else:
-            response.miss.CopyFrom(outcome)
-        if found is not None:
-            candidate = response.candidates.add(tier=pb.TIER_EXACT, score=1.0, entry=found.entry)
+            response.miss.CopyFrom(seen.outcome)
+        exact = [] if seen.exact is None else [Considered(query.address, seen.exact, pb.TIER_EXACT, 1.0)]
+        for one in exact:
+            one.changed = basis_of(one.stored).changed(query.basis)
+        for one in (*exact, *seen.considered):
+            candidate = response.candidates.add(tier=one.tier, score=one.score, entry=one.stored.entry)
             candidate.entry.ClearField("answer")
-            self._reader.hide_origin(query.address.scope, candidate.entry)
-            candidate.changed_scopes.extend(self._reader.basis(found.entry.basis).changed(query.basis))
+            self._reader.hide_origin(scope, candidate.entry)
+            told = bool(candidate.entry.question)
+            candidate.guards.extend(
+                pb.GuardVerdict(guard=verdict.guard, passed=verdict.passed, detail=verdict.detail if told else "")
+                for verdict in one.verdicts
+            )
+            candidate.changed_scopes.extend(one.changed)
         return response
 
     async def GetStats(self, request: pb.GetStatsRequest, context: Context) -> pb.GetStatsResponse:
@@ -216,6 +332,9 @@ class SemanticCacheComponent(pb_grpc.SemanticCacheServiceServicer):
         tenant = call.tenant()
         counts = self._statistics.total(tenant, request.agent_id)
         strata = await self._judged.strata(tenant, request.agent_id)
+        judged, wrong = sum(one.judged for one in strata), sum(one.wrong for one in strata)
+        hits = counts.exact_hits + counts.semantic_hits
+        usable = await self._embedder.space() is not None and await self._gate.closed(tenant) is not None
         return pb.GetStatsResponse(
             lookup_count=counts.lookups,
             exact_hit_count=counts.exact_hits,
@@ -227,16 +346,14 @@ class SemanticCacheComponent(pb_grpc.SemanticCacheServiceServicer):
             stored_count=counts.stored,
             saved_token_count=counts.saved_tokens,
             saved_seconds=counts.saved_seconds,
-            strata=[
-                pb.StratumStats(
-                    stratum=stratum.name,
-                    judged_count=stratum.judged,
-                    wrong_count=stratum.wrong,
-                    wrong_upper_bound=wrong_upper_bound(stratum.judged, stratum.wrong),
-                )
-                for stratum in strata
-            ],
+            strata=list(map(_stratum_stats, strata)),
             available=self._cache.available,
+            hit_rate=hits / counts.lookups if counts.lookups else 0.0,
+            precision=1 - wrong / judged if judged else 0.0,
+            precision_lower_bound=1 - wrong_upper_bound(judged, wrong),
+            wrong_limit=self._settings.wrong_limit,
+            index=self._index.name,
+            semantic_available=usable,
         )
 
     async def PurgeData(self, request: pb.PurgeDataRequest, context: Context) -> pb.PurgeDataResponse:
@@ -248,12 +365,14 @@ class SemanticCacheComponent(pb_grpc.SemanticCacheServiceServicer):
         async with self._judged.transaction(tenant) as tx:
 
             async def run() -> pb.PurgeDataResponse:
-                removed, remaining = await self._judged.purge(tx, tenant, subject)
-                samples = common_pb2.PurgeCount(
-                    store="semantic_cache.judged_sample", removed=removed, remaining=remaining
+                counts = {_KEYS: (entries.removed, entries.remaining)}
+                counts |= await self._judged.purge(tx, tenant, subject)
+                return pb.PurgeDataResponse(
+                    counts=[
+                        common_pb2.PurgeCount(store=store, removed=removed, remaining=remaining)
+                        for store, (removed, remaining) in counts.items()
+                    ]
                 )
-                keys = common_pb2.PurgeCount(store=_KEYS, removed=entries.removed, remaining=entries.remaining)
-                return pb.PurgeDataResponse(counts=[keys, samples])
 
             return await once(tx, _SCHEMA, request, pb.PurgeDataResponse, run)
 
@@ -286,27 +405,6 @@ class SemanticCacheComponent(pb_grpc.SemanticCacheServiceServicer):
             return pb.CommitResponse()
         self._statistics.of(query.address.scope.tenant, query.address.scope.agent_id).stored += 1
         return pb.CommitResponse(stored=True, entry_id=entry_id)
-
-    def _sample(self, request: pb.FeedbackRequest, address: Address | None) -> Sample:
-        gone = Sample(
-            sample_id=ids.derived("sample", call.tenant(), request.request_id),
-            agent_id="",
-            user_id="",
-            entry_id=request.entry_id,
-            question_hmac="",
-            stratum=_GONE,
-            wrong=request.verdict == pb.VERDICT_WRONG,
-            actor=call.current().principal.actor,
-        )
-        if address is None:
-            return gone
-        return replace(
-            gone,
-            agent_id=address.scope.agent_id,
-            user_id=address.scope.user_id,
-            question_hmac=self._reader.question_hmac(request.question) if request.question else address.digest,
-            stratum=f"{address.scope.kind}/exact",
-        )
 
     async def _forgotten(self, scope: Scope, entry: pb.CacheEntry) -> bool:
         """Whether the entry's agent or users were purged; asked after the write, so that no purge slips between.
@@ -341,27 +439,73 @@ def _subject(subject: common_pb2.PurgeSubject) -> Subject:
     raise invalid("subject", "an agent_id or a user_id is needed; entries are not kept by conversation")
 
 
+def _stratum_stats(stratum: Stratum) -> pb.StratumStats:
+    return pb.StratumStats(
+        stratum=stratum.name,
+        judged_count=stratum.judged,
+        wrong_count=stratum.wrong,
+        wrong_upper_bound=wrong_upper_bound(stratum.judged, stratum.wrong),
+        closed=stratum.closed,
+    )
+
+
 def _redis_down() -> Error:
     return Error(errors_pb2.REASON_STORE_UNAVAILABLE, "the cache does not answer", metadata={"store": "redis"})
 
 
 def build(runtime: Runtime) -> Component:
     """Returns the service."""
-    settings = runtime.settings.semantic_cache
+    settings, metrics, judged = runtime.settings.semantic_cache, runtime.metrics, JudgedStore(runtime.database)
+    secret = SuiteKeys.load(runtime.settings.auth).derive("query cache")
+    reader = Reader(secret, jitter=settings.entry_jitter, refresh_fraction=settings.refresh_fraction)
     entries = EntryStore(
         runtime.cache,
         longest_life=settings.entry_seconds,
         longest_lease=settings.lease_seconds_max,
         concurrency=settings.redis_concurrency,
     )
-    statistics = Statistics()
-    return SemanticCacheComponent(
-        answering=Answering(entries, statistics, runtime.metrics),
-        reader=Reader(SuiteKeys.load(runtime.settings.auth).derive("query cache"), jitter=settings.entry_jitter),
-        entries=entries,
-        judged=JudgedStore(runtime.database),
-        statistics=statistics,
-        cache=runtime.cache,
-        has_redis=bool(runtime.settings.redis.url.get_secret_value()),
-        settings=settings,
+    index = _index(runtime)
+    embedder = Embedder(runtime.peers, threshold=settings.threshold, timeout=settings.embed_timeout)
+    patience = runtime.settings.redis.command_timeout
+    gate = Gate(judged, metrics, interval=settings.strata_seconds, patience=patience)
+    knowledge = KnowledgeCheck(runtime.peers, timeout=settings.check_timeout)
+    meaning = Meaning(entries, index, embedder, gate, knowledge, candidates=settings.candidates)
+    worth = WorthStore(runtime.cache, longest_life=settings.entry_seconds, tenant_bytes=settings.tenant_bytes)
+    judge = OpenAiJudge(runtime.settings.models, settings.judge_model) if settings.judge_model else None
+    sampler = Sampler(judged, entries, metrics, rate=settings.sample_rate, most=settings.samples_max, judge=judge)
+    reuse, statistics = Reuse(worth), Statistics()
+    answering = Answering(
+        entries,
+        meaning,
+        Keeping(entries, worth, meaning, metrics),
+        Offering(sampler, reader.question_hmac),
+        reuse,
+        statistics,
+        metrics,
     )
+    return SemanticCacheComponent(
+        answering=answering,
+        reader=reader,
+        entries=entries,
+        judged=judged,
+        verdicts=Verdicts(judged, entries, embedder, gate, metrics, wrong_limit=settings.wrong_limit),
+        sampler=sampler,
+        reuse=reuse,
+        gate=gate,
+        embedder=embedder,
+        index=index,
+        statistics=statistics,
+        runtime=runtime,
+    )
+
+
+def _index(runtime: Runtime) -> ChosenIndex:
+    settings = runtime.settings.semantic_cache
+    process = ProcessIndex(
+        runtime.cache,
+        exact_limit=settings.exact_entries,
+        memory_bytes=settings.index_bytes,
+        longest_life=settings.entry_seconds,
+        patience=runtime.settings.redis.command_timeout,
+    )
+    return ChosenIndex(runtime.cache, process=process, longest_life=settings.entry_seconds)

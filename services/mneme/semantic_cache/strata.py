@@ -9,6 +9,7 @@ does, and right verdicts open it again.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 
 from mneme.semantic_cache.bounds import wrong_upper_bound
 
@@ -49,3 +50,17 @@ def prior(limit: float) -> int:
         else:
             low = middle + 1
     return low
+
+
+Rule = Callable[[int, int], bool]
+"""Tells from the hits judged and the wrong ones among them whether a stratum is closed."""
+
+
+def closes(stratum: str) -> bool:
+    """Returns whether a stratum may close: one of the semantic tier."""
+    return "/semantic/" in stratum
+
+
+def never(_judged: int, _wrong: int) -> bool:
+    """Keeps a stratum open."""
+    return False

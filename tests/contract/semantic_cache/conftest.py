@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from google.protobuf.duration_pb2 import Duration
@@ -13,6 +14,8 @@ from mneme.common.v1 import common_pb2
 from mneme.semantic_cache.service import build
 from mneme.semantic_cache.v1 import semantic_cache_pb2 as pb
 from mneme.semantic_cache.v1.semantic_cache_pb2_grpc import SemanticCacheServiceStub
+from mneme.settings import PeersSettings, SemanticCacheSettings
+from tests.contract.semantic_cache.peers import Peers
 from tests.support.hosting import Hosting, Replica
 
 if TYPE_CHECKING:
@@ -150,3 +153,39 @@ async def replica(hosting: Hosting) -> AsyncIterator[Replica]:
 async def cache_(replica: Replica) -> Asker:
     """The orchestrator of tenant acme."""
     return await asker(replica)
+
+
+@pytest.fixture
+async def peers() -> AsyncIterator[Peers]:
+    """What the cache asks of others."""
+    async with Peers.serving() as serving:
+        yield serving
+
+
+@pytest.fixture
+def joined(hosting: Hosting, peers: Peers) -> Callable[..., AbstractAsyncContextManager[Replica]]:
+    """Starts replicas that reach the peers; takes settings of the cache."""
+
+    def start(**cache: Any) -> AbstractAsyncContextManager[Replica]:
+        return hosting.replica(
+            "semantic_cache",
+            build,
+            peers=PeersSettings(embedding=peers.address, archival=peers.address, max_attempts=1),
+            # Nothing lingers in a gate: a test sees what it did, and not what it did two seconds ago.
+            semantic_cache=SemanticCacheSettings(**{"strata_seconds": 0.05, "sample_rate": 0.0} | cache),
+        )
+
+    return start
+
+
+@pytest.fixture
+async def meaning(joined: Callable[..., AbstractAsyncContextManager[Replica]]) -> AsyncIterator[Replica]:
+    """One replica with a calibrated space."""
+    async with joined() as running:
+        yield running
+
+
+@pytest.fixture
+async def asking(meaning: Replica) -> Asker:
+    """The orchestrator of tenant acme, at a replica that finds other words."""
+    return await asker(meaning)

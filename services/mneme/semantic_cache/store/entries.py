@@ -93,6 +93,7 @@ return 1
 _ASK = """
 local count = redis.call('SCARD', KEYS[1])
 if count >= tonumber(ARGV[2]) then return count end
+if ARGV[4] == '0' then return count + 1 - redis.call('SISMEMBER', KEYS[1], ARGV[1]) end
 redis.call('SADD', KEYS[1], ARGV[1])
 redis.call('PEXPIRE', KEYS[1], ARGV[3])
 return redis.call('SCARD', KEYS[1])
@@ -262,9 +263,9 @@ class EntryStore:
         keys = (address.entry_key, address.scope.epoch_key)
         return bool(await self._eval(_RESTAMP, keys, (id_bytes(stored.entry.entry_id), encode(stored))))
 
-    async def count_asker(self, address: Address, user: str, enough: int) -> int:
-        """Counts a user who asked; returns how many different ones did, up to `enough`."""
-        arguments = (name_hash(user), enough, self._life_ms)
+    async def count_asker(self, address: Address, user: str, enough: int, *, counts: bool = True) -> int:
+        """Returns how many different users asked, this one included, up to `enough`; keeps that this one did."""
+        arguments = (name_hash(user), enough, self._life_ms, int(counts))
         return int(await self._eval(_ASK, (address.askers_key,), arguments))
 
     async def announce(self, partition: Partition, pending: Pending, seconds: float) -> tuple[int, list[Pending]]:

@@ -1,6 +1,6 @@
 """What a tenant's entries are worth, so that the least worthy go when they take more than the tenant's quota.
 
-Worth is (tokens saved x uses) / bytes. Optimal eviction is hard, and frequency by cost a strong base (arXiv 2603.03301).
+Worth is (tokens saved x uses) / bytes. Optimal eviction is NP-hard, frequency a strong base (arXiv 2603.03301).
 It is kept apart from the entries, in the tenant's own slot: it may be off by what ended or was removed meanwhile, which
 costs an entry its place a little early, never an answer its truth.
 """

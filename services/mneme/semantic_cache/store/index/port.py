@@ -21,8 +21,10 @@ class VectorIndex(Protocol):
     Every method raises CacheDown when the server does not answer or refuses.
     """
 
-    name: str
-    """`search`, `vector_set` or `process`."""
+    @property
+    def name(self) -> str:
+        """`search`, `vector_set` or `process`."""
+        ...
 
     async def add(self, partition: Partition, digest: str, vector: Vectors, ends: float) -> None:
         """Adds an entry that is stored already, or replaces it.

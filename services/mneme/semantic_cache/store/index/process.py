@@ -225,10 +225,7 @@ class ProcessIndex:
             content, position = await asyncio.to_thread(neighbours.snapshot), followed.position
         parts = [content[start : start + _PART_BYTES] for start in range(0, len(content), _PART_BYTES)]
         for number, part in enumerate(parts):
-            key = partition.key(f"{_SNAPSHOT}-{number}")
-            await self._cache.run(
-                lambda client, k=key, p=part: client.set(k, p, px=self._life_ms), within=_BULK_SECONDS
-            )
+            await self._set(partition.key(f"{_SNAPSHOT}-{number}"), part)
         manifest = {
             "position": position.decode(),
             "parts": len(parts),
