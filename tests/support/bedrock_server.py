@@ -9,6 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
+import threading
+import time
 from binascii import crc32
 from urllib.parse import unquote
 
@@ -53,7 +55,30 @@ def embedding(text: str, dimensions: int) -> list[float]:
     return vector
 
 
+class Allowance:
+    """A quota of calls a second: what is left unused is good for one more second, what is beyond is throttled."""
+
+    def __init__(self, per_second: float) -> None:
+        self._per_second = per_second
+        self._left = per_second
+        self._seen = time.monotonic()
+        self._lock = threading.Lock()
+
+    def admits(self) -> bool:
+        """Whether one more call may be made now."""
+        with self._lock:
+            now = time.monotonic()
+            self._left = min(self._per_second, self._left + (now - self._seen) * self._per_second)
+            self._seen = now
+            if self._left < 1:
+                return False
+            self._left -= 1
+            return True
+
+
 class _Bedrock(Handler):
+    server: BedrockServer
+
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         path = unquote(self.path)
@@ -89,9 +114,13 @@ class _Bedrock(Handler):
 
     def _invoke(self, model: str, body: dict[str, object]) -> None:
         fault = self.server.script.next(Said())
+        if self.server.allowance is not None and not self.server.allowance.admits():
+            fault = Fault("throttled")
         if isinstance(fault, Fault):
             self._fault(fault)
-        elif "cohere" in model:
+            return
+        time.sleep(self.server.embed_seconds)
+        if "cohere" in model:
             self._embed_cohere(body)
         else:
             self._embed_titan(body)
@@ -139,6 +168,10 @@ class BedrockServer(ScriptedServer):
 
     def __init__(self) -> None:
         super().__init__(_Bedrock)
+        self.allowance: Allowance | None = None
+        """Quota of embedding calls; None for none."""
+        self.embed_seconds = 0.0
+        """Time that each embedding call takes."""
 
 
 def _usage(said: Said) -> dict[str, int]:
