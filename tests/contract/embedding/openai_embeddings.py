@@ -20,12 +20,17 @@ _FAULTS = {
 
 
 class _Embeddings(Handler):
+    server: OpenAIEmbeddingsServer
+
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.server.script.requests.append(Recorded(self.path, dict(self.headers), body))
         fault = self.server.script.next(Said())
         if isinstance(fault, Fault):
             self._fault(fault)
+            return
+        if self.server.refuses in body["input"]:
+            self._refuse(400, "Invalid 'input'.", {})
             return
         tokens = [max(1, len(text) // 4) for text in body["input"]]
         if max(tokens) > MAX_TOKENS:
@@ -58,3 +63,5 @@ class OpenAIEmbeddingsServer(ScriptedServer):
 
     def __init__(self) -> None:
         super().__init__(_Embeddings)
+        self.refuses = ""
+        """A text that no call may hold."""
