@@ -332,6 +332,7 @@ _INDEX = """
         SELECT %(tenant)s, scope, term, document_id, frequency, length FROM lexical_word
     )"""
 
+# Fences: each term is looked up by its key, whatever the planner guesses of tables that were never analysed.
 _BM25 = """
     lexical_asked AS MATERIALIZED (
         SELECT t.scope, t.term, a.number, s.document_count,
@@ -339,8 +340,10 @@ _BM25 = """
             s.total_length::double precision / s.document_count AS mean_length,
             sum(t.document_count) OVER (ORDER BY t.document_count, t.scope, t.term) - t.document_count AS before
         FROM unnest(%(lexical_terms)s::text[]) WITH ORDINALITY AS a (term, number)
-        JOIN {schema}.lexical_term t
-            ON t.tenant_id = %(tenant)s AND t.scope = ANY(%(lexical_scopes)s) AND t.term = a.term
+        CROSS JOIN LATERAL (
+            SELECT * FROM {schema}.lexical_term t
+            WHERE t.tenant_id = %(tenant)s AND t.scope = ANY(%(lexical_scopes)s) AND t.term = a.term OFFSET 0
+        ) t
         JOIN {schema}.lexical_scope s ON s.tenant_id = %(tenant)s AND s.scope = t.scope
         WHERE t.document_count > 0 AND s.document_count > 0
     ), lexical_hit AS MATERIALIZED (
@@ -348,8 +351,10 @@ _BM25 = """
             a.idf * p.frequency * ({k1} + 1)
                 / (p.frequency + {k1} * (1 - {b} + {b} * p.length / a.mean_length)) AS weight
         FROM lexical_asked a
-        JOIN {schema}.lexical_posting p
-            ON p.tenant_id = %(tenant)s AND p.scope = a.scope AND p.term = a.term
+        CROSS JOIN LATERAL (
+            SELECT * FROM {schema}.lexical_posting p
+            WHERE p.tenant_id = %(tenant)s AND p.scope = a.scope AND p.term = a.term OFFSET 0
+        ) p
         WHERE a.before < %(lexical_budget)s
     ), lexical_match AS (
         SELECT scope, document_id, sum(weight) AS bm25 FROM lexical_hit GROUP BY scope, document_id

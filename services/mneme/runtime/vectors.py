@@ -208,6 +208,8 @@ _CREATE = (
 )
 
 
+# The inner order costs nothing on the index of revisions, and a sort on any other: it decides for the right one also
+# where the planner knows nothing of the table yet.
 _CTE = """nearest AS MATERIALIZED (
     SELECT n.id FROM unnest(%(owners)s::text[]) o (id)
     CROSS JOIN LATERAL {schema}.nearest(%(tenant)s, o.id, %(space)s, %(vector)s, %(breadth)s) n
@@ -223,10 +225,12 @@ _CTE = """nearest AS MATERIALIZED (
         FROM unnest(%(owners)s::text[]) o (id) LEFT JOIN {schema}.vector_table t ON t.tenant_id = %(tenant)s
             AND t.owner_id = o.id AND t.space = %(space)s AND t.state = 2
     ) s CROSS JOIN LATERAL (
-        SELECT {a}.id, {a}.{vector} <=> %(vector)s AS distance FROM {table} {a}
-        WHERE {a}.tenant_id = %(tenant)s AND {a}.{owner} = s.owner AND {a}.{revision} > s.since
-            AND {a}.{space} = %(space)s{where}
-        ORDER BY 2, 1 LIMIT %(depth)s
+        SELECT r.* FROM (
+            SELECT {a}.id, {a}.{vector} <=> %(vector)s AS distance FROM {table} {a}
+            WHERE {a}.tenant_id = %(tenant)s AND {a}.{owner} = s.owner AND {a}.{revision} > s.since
+                AND {a}.{space} = %(space)s{where}
+            ORDER BY {a}.{revision} OFFSET 0
+        ) r ORDER BY r.distance, r.id LIMIT %(depth)s
     ) c
 ), meaning AS MATERIALIZED (
     SELECT id, min(distance) AS distance
