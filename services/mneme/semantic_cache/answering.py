@@ -209,7 +209,7 @@ class Answering:
     async def _take(self, turn: _Turn) -> pb.Hit | pb.Lease | pb.Miss:
         query = turn.query
         digest = query.basis.digest
-        while True:
+        while turn.served is None:
             taken = await self._entries.take(
                 query.address,
                 digest,
@@ -224,17 +224,33 @@ class Answering:
                 if isinstance(outcome, pb.Hit) and await self._meaning.enough_asked(query, query.address, asks=True):
                     return outcome
                 continue
-            if isinstance(taken, Leased):
+            leased = isinstance(taken, Leased)
+            if turn.waited and await self._meets(turn, leased=leased):
+                break
+            if leased:
                 joined = await self._earlier(turn)
                 if joined is None:
                     return _lease(turn.token, turn.lease_seconds, turn.miss)
-                served = await self._join(turn, joined)
-                if served is not None:
-                    turn.served = served
-                    return _hit(served)
+                turn.served = await self._join(turn, joined)
+                if turn.served is not None:
+                    break
             elif turn.patience <= 0 or not await self._wait(query.address, digest, turn.patience):
                 return turn.miss
             turn.waited = True
+        assert turn.served is not None
+        return _hit(turn.served)
+
+    async def _meets(self, turn: _Turn, *, leased: bool) -> bool:
+        """Whether an answer to other words came while it waited; it needs no right to answer then."""
+        if turn.near is None:
+            return False
+        found = await self._entries.read(turn.query.address)
+        turn.served = (await self._meaning.look(turn.query, found.epoch)).found
+        if turn.served is None:
+            return False
+        if leased:
+            await self._entries.release(turn.query.address, turn.query.basis.digest, turn.token)
+        return True
 
     async def _earlier(self, turn: _Turn) -> Pending | None:
         """Says that the question is being answered; returns one asked earlier that its answer will do for."""

@@ -29,16 +29,15 @@ class Offering:
         if pair is None or not self._sampler.wants(served=served is not None):
             return
         scope, entry = query.address.scope, pair.stored.entry
-        question_hmac = self._question_hmac(query.question)
         sample = HitSample(
-            sample_id=ids.derived("sample", scope.tenant, f"{entry.entry_id} {question_hmac}"),
+            sample_id=ids.new("sample"),
             agent_id=scope.agent_id,
             user_id=scope.user_id or query.asker,
             author=entry.author,
             entry_id=entry.entry_id,
             asked_question=query.question,
             stored_question=entry.question,
-            question_hmac=question_hmac,
+            question_hmac=self._question_hmac(query.question),
             stratum=pair.stratum,
             score=pair.score,
             served=served is not None,

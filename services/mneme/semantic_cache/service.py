@@ -45,6 +45,7 @@ from mneme.semantic_cache.v1 import semantic_cache_pb2 as pb
 from mneme.semantic_cache.v1 import semantic_cache_pb2_grpc as pb_grpc
 from mneme.semantic_cache.vectors import Embedder
 from mneme.semantic_cache.verdicts import Verdicts, sample_id
+from mneme.semantic_cache.verifying import OpenAiVerifier
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -71,6 +72,7 @@ class SemanticCacheComponent(pb_grpc.SemanticCacheServiceServicer):
         embedder: Embedder,
         index: ChosenIndex,
         statistics: Statistics,
+        verifier: OpenAiVerifier | None,
         runtime: Runtime,
     ) -> None:
         """Args:
@@ -85,6 +87,7 @@ class SemanticCacheComponent(pb_grpc.SemanticCacheServiceServicer):
         embedder: Knows the space.
         index: Finds neighbours.
         statistics: Counts by tenant and agent.
+        verifier: Judges pairs before their answer is served; None for none.
         runtime: Settings, and whether Redis answers.
         """
         self._answering = answering
@@ -98,6 +101,7 @@ class SemanticCacheComponent(pb_grpc.SemanticCacheServiceServicer):
         self._embedder = embedder
         self._index = index
         self._statistics = statistics
+        self._verifier = verifier
         self._cache = runtime.cache
         self._has_redis = bool(runtime.settings.redis.url.get_secret_value())
         self._settings = runtime.settings.semantic_cache
@@ -121,6 +125,9 @@ class SemanticCacheComponent(pb_grpc.SemanticCacheServiceServicer):
         await self._reuse.stop()
         await self._index.close()
         await self._gate.close()
+        await self._embedder.close()
+        if self._verifier is not None:
+            await self._verifier.close()
 
     async def ready(self) -> None:
         """Returns when PostgreSQL answers; without Redis every look-up is a miss, which is service enough."""
@@ -469,7 +476,8 @@ def build(runtime: Runtime) -> Component:
     patience = runtime.settings.redis.command_timeout
     gate = Gate(judged, metrics, interval=settings.strata_seconds, patience=patience)
     knowledge = KnowledgeCheck(runtime.peers, timeout=settings.check_timeout)
-    meaning = Meaning(entries, index, embedder, gate, knowledge, candidates=settings.candidates)
+    verifier = _verifier(runtime)
+    meaning = Meaning(entries, index, embedder, gate, knowledge, candidates=settings.candidates, verifier=verifier)
     worth = WorthStore(runtime.cache, longest_life=settings.entry_seconds, tenant_bytes=settings.tenant_bytes)
     judge = OpenAiJudge(runtime.settings.models, settings.judge_model) if settings.judge_model else None
     sampler = Sampler(judged, entries, metrics, rate=settings.sample_rate, most=settings.samples_max, judge=judge)
@@ -495,8 +503,16 @@ def build(runtime: Runtime) -> Component:
         embedder=embedder,
         index=index,
         statistics=statistics,
+        verifier=verifier,
         runtime=runtime,
     )
+
+
+def _verifier(runtime: Runtime) -> OpenAiVerifier | None:
+    own = runtime.settings.semantic_cache
+    if not own.verifier_model:
+        return None
+    return OpenAiVerifier(runtime.settings.models, own.verifier_model, timeout=own.verifier_timeout)
 
 
 def _index(runtime: Runtime) -> ChosenIndex:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -52,25 +53,36 @@ class Embedder:
         self._timeout = timeout
         self._space: Space | None = None
         self._ask_again = 0.0
+        self._asking: asyncio.Task[None] | None = None
         self._vectors: OrderedDict[tuple[str, str], Vectors] = OrderedDict()
 
     async def space(self) -> Space | None:
         """Returns the active space; None while it is unknown or not calibrated."""
-        now = time.monotonic()
-        if now < self._ask_again:
-            return self._space
-        # Set first: the others who come meanwhile go on with what is known.
-        self._ask_again = now + _RETRY_SECONDS
+        if self._asking is None and time.monotonic() >= self._ask_again:
+            self._asking = asyncio.get_running_loop().create_task(self._ask(), name="cache-space")
+        if self._asking is not None and self._space is None:
+            await asyncio.wait([self._asking], timeout=self._left())
+        return self._space
+
+    async def close(self) -> None:
+        """Ends asking."""
+        if self._asking is not None:
+            self._asking.cancel()
+            await asyncio.gather(self._asking, return_exceptions=True)
+
+    async def _ask(self) -> None:
+        """Asks for the space, in the name of the caller who came first."""
+        pause = _RETRY_SECONDS
         try:
-            answer = await self._peers.embedding.GetSpace(embedding_pb2.GetSpaceRequest(), timeout=self._left())
+            answer = await self._peers.embedding.GetSpace(embedding_pb2.GetSpaceRequest(), timeout=self._timeout)
+            found, pause = answer.space, _SPACE_SECONDS
+            threshold = found.same_question_threshold if self._threshold is None else self._threshold
+            self._space = Space(found.space_id, found.dimensions, threshold) if found.calibrated else None
         except grpc.aio.AioRpcError as error:
             log.info("cache.space_unknown", code=error.code().name)
-            return self._space
-        found = answer.space
-        threshold = found.same_question_threshold if self._threshold is None else self._threshold
-        self._ask_again = now + _SPACE_SECONDS
-        self._space = Space(found.space_id, found.dimensions, threshold) if found.calibrated else None
-        return self._space
+        finally:
+            self._ask_again = time.monotonic() + pause
+            self._asking = None
 
     async def embed(self, space: Space, question: str) -> Vectors | None:
         """Returns a question's vector, float32[dimensions]; None when it does not come in time."""

@@ -25,6 +25,7 @@ from sqlalchemy import (
     PrimaryKeyConstraint,
     Table,
     Text,
+    UniqueConstraint,
     func,
 )
 
@@ -80,6 +81,7 @@ Table(
     Column("create_time", DateTime(timezone=True), nullable=False, server_default=func.now()),
     Column("held_until", DateTime(timezone=True), nullable=True),
     PrimaryKeyConstraint("tenant_id", "sample_id", name="hit_sample_pkey"),
+    UniqueConstraint("tenant_id", "entry_id", "question_hmac", name="hit_sample_pair"),
     Index("hit_sample_create_time", "tenant_id", "create_time"),
 )
 
@@ -182,7 +184,7 @@ WHERE (SELECT count(*) FROM semantic_cache.hit_sample WHERE tenant_id = %(tenant
       AND ((kind = 'agent' AND subject_id = %(agent_id)s)
            OR (kind = 'user' AND subject_id IN (%(user_id)s, %(author)s)))
 )
-ON CONFLICT (tenant_id, sample_id) DO NOTHING
+ON CONFLICT DO NOTHING
 """
 
 _TAKE = """

@@ -42,7 +42,8 @@ def upgrade() -> None:
             served boolean NOT NULL,
             create_time timestamptz NOT NULL DEFAULT now(),
             held_until timestamptz,
-            CONSTRAINT hit_sample_pkey PRIMARY KEY (tenant_id, sample_id)
+            CONSTRAINT hit_sample_pkey PRIMARY KEY (tenant_id, sample_id),
+            CONSTRAINT hit_sample_pair UNIQUE (tenant_id, entry_id, question_hmac)
         )
         """
     )
