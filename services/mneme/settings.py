@@ -228,7 +228,7 @@ class ModelsSettings(Section):
     """Longest time to open a connection to a provider."""
     max_streams: int = Field(default=64, ge=1)
     """Answers that may stream from Bedrock at once in one process; each takes a thread. More wait their turn."""
-    embedding_provider: Literal["wordllama", "bedrock", "openai"] = "wordllama"
+    embedding_provider: Literal["wordllama", "bedrock", "openai", "onnx"] = "wordllama"
     """Provider of the one active embedding space."""
     embedding_model: str = "wordllama"
     """Model of the active embedding space, `amazon.titan-embed-text-v2:0`."""
@@ -238,7 +238,7 @@ class ModelsSettings(Section):
     """Base URL of an OpenAI-compatible embedding provider; empty takes `openai_base_url` and its key."""
     embedding_api_key: SecretStr = SecretStr("")
     """API key for `embedding_base_url`; empty for a server that wants none."""
-    next_embedding_provider: Literal["", "wordllama", "bedrock", "openai"] = ""
+    next_embedding_provider: Literal["", "wordllama", "bedrock", "openai", "onnx"] = ""
     """Provider of the space that a deployment re-embeds into while the active one serves; empty for none. After the
     switch its values move to the settings above, at leisure: the database says which of the two is active."""
     next_embedding_model: str = ""
@@ -370,6 +370,9 @@ class TenantShare(Section):
 class EmbeddingSettings(Section):
     """Text to vector."""
 
+    calibration_folder: Path | None = None
+    """Folder with files that `mneme cache calibrate` wrote, read at the start; for a space that has one there, they
+    count in place of those that come with the package."""
     space_poll: float = Field(default=2.0, gt=0)
     """Interval at which a process says which spaces it serves, and looks which one is active. A process that was not
     heard of for three of them is taken for dead when the deployment switches."""
@@ -399,9 +402,11 @@ class EmbeddingSettings(Section):
     dollars_per_million_tokens: float | None = Field(default=None, ge=0)
     """Price by which the saved cost is counted; none takes the published one of a model that is known."""
     max_tokens: int = Field(default=8192, ge=1)
-    """Most tokens of one text, for a model of an OpenAI-compatible provider."""
+    """Most tokens of one text, for a model of an OpenAI-compatible provider; of `onnx`, where it takes fewer."""
     batch_size: int = Field(default=64, ge=1, le=2048)
     """Most texts of one call, for a model of an OpenAI-compatible provider."""
+    onnx_folder: Path | None = None
+    """Folder of the models of provider `onnx`, each in a folder of its own name: `model.onnx`, `tokenizer.json`."""
 
 
 class SemanticCacheSettings(Section):
@@ -444,6 +449,11 @@ class SemanticCacheSettings(Section):
     """Part of the answers served to other words that are offered for judging."""
     samples_max: int = Field(default=1000, ge=0)
     """Pairs of one tenant that wait to be judged at most; more are not kept."""
+    verifier_model: str = ""
+    """Model of the OpenAI-compatible provider that must agree before an answer is served to other words; empty for
+    none. Where it does not answer in time, nothing is served."""
+    verifier_timeout: float = Field(default=1.0, gt=0)
+    """Longest wait for its answer."""
     judge_model: str = ""
     """Model of the OpenAI-compatible provider that judges the samples; empty for none: then verdicts come from Feedback
     and JudgeSample alone."""

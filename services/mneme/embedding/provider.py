@@ -25,6 +25,7 @@ _MODULES = {
     "wordllama": "mneme.embedding.local",
     "bedrock": "mneme.embedding.bedrock",
     "openai": "mneme.embedding.openai_compatible",
+    "onnx": "mneme.embedding.onnx",
 }
 
 
@@ -134,7 +135,11 @@ def build(models: ModelsSettings, settings: EmbeddingSettings) -> Provider:
     Raises:
         ValueError: The settings contradict what is known of the model; the text names the setting.
     """
-    module = cast("_Module", importlib.import_module(_MODULES[models.embedding_provider]))
+    try:
+        module = cast("_Module", importlib.import_module(_MODULES[models.embedding_provider]))
+    except ModuleNotFoundError as missing:
+        problem = f"'{models.embedding_provider}' needs the Python package {missing.name}, an extra of mneme"
+        raise ValueError(f"models.embedding_provider: {problem}") from missing
     return module.build(models, settings)
 
 

@@ -234,7 +234,7 @@ class Space(_message.Message):
     space_id: _builtins.str
     """Id, `<model>@<dimensions>`."""
     provider: _builtins.str
-    """Provider: `bedrock`, `openai`, `wordllama`."""
+    """Provider: `bedrock`, `openai`, `onnx`, `wordllama`."""
     model: _builtins.str
     """Model's name at the provider."""
     dimensions: _builtins.int
