@@ -14,9 +14,12 @@ from typer.core import TyperGroup
 from mneme.errors.v1 import errors_pb2
 from mneme.runtime.errors import Error, OperatorError
 
-COMMANDS = ("dev", "chat", "doctor", "serve", "migrate", "maintain", "config")
-"""In the order of the help. Each is a function of its name in a module of its name, imported when it is called: a
-command that only calls the suite must not wait for the libraries of a server."""
+GROUPS = ("agents", "conversations", "blocks", "recall", "archival", "kb", "events", "runs", "users", "ops", "cache")
+"""Groups of commands that call the suite. Each is the `group` of a module of its name."""
+
+COMMANDS = ("dev", "chat", *GROUPS, "doctor", "serve", "migrate", "maintain", "config")
+"""In the order of the help. What is no group is a function of its name in a module of its name. A module is imported
+when it is called: a command that only calls the suite must not wait for the libraries of a server."""
 
 
 class _Commands(TyperGroup):
@@ -28,8 +31,11 @@ class _Commands(TyperGroup):
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         if cmd_name not in COMMANDS:
             return None
+        module = import_module(f"mneme.cli.{cmd_name}")
+        if cmd_name in GROUPS:
+            return typer.main.get_command(module.group.app)
         single = typer.Typer(add_completion=False, rich_markup_mode="markdown", pretty_exceptions_enable=False)
-        single.command(cmd_name)(getattr(import_module(f"mneme.cli.{cmd_name}"), cmd_name))
+        single.command(cmd_name)(getattr(module, cmd_name))
         return typer.main.get_command(single)
 
 
