@@ -113,7 +113,9 @@ def build(models: ModelsSettings, settings: EmbeddingSettings) -> OnnxProvider:
     for name in ("model.onnx", "tokenizer.json"):
         if not (folder / name).is_file():
             raise ValueError(f"embedding.onnx_folder: {folder / name} is not there")
-    session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(  # type: ignore[attr-defined]
+        folder / "model.onnx", providers=["CPUExecutionProvider"]
+    )
     dimensions = session.get_outputs()[0].shape[-1]
     if isinstance(dimensions, int) and dimensions != models.embedding_dimensions:
         raise ValueError(f"models.embedding_dimensions: {models.embedding_model} has {dimensions}")
