@@ -75,6 +75,7 @@ class Searcher:
         strict = asked.strict and asked.min_score > 0
         embedded = await self._vector(asked) if asked.mode != LEXICAL or strict else None
         by_meaning = asked.mode != LEXICAL and embedded is not None
+        alone = by_meaning and asked.mode == SEMANTIC and not asked.diversity
         tenant = call.tenant()
         async with self._database.tenant(tenant) as tx:
             query = search.Query(
@@ -82,7 +83,8 @@ class Searcher:
                 embedded=embedded,
                 text="" if asked.mode == SEMANTIC and by_meaning else asked.text,
                 wanted=asked.wanted,
-                depth=max(asked.limit, self._depth),
+                # Without words to weigh against it, the order by meaning needs no more than what is counted.
+                depth=max(asked.limit, _CONSIDERED if alone else self._depth),
                 with_vectors=asked.diversity > 0,
             )
             moment = asked.wanted.recorded_as_of
