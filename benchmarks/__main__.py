@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 import uvloop
 
-from benchmarks import report, turn
+from benchmarks import report, retrieval, search, turn
 from benchmarks.report import Row
 
 
@@ -29,9 +29,15 @@ class Name(enum.StrEnum):
     """The parts there are."""
 
     TURN = "turn"
+    SEARCH = "search"
+    RETRIEVAL = "retrieval"
 
 
-PARTS = {Name.TURN: Part(turn.measure, turn.PREFIXES)}
+PARTS = {
+    Name.TURN: Part(turn.measure, turn.PREFIXES),
+    Name.SEARCH: Part(search.measure, search.PREFIXES),
+    Name.RETRIEVAL: Part(retrieval.measure, retrieval.PREFIXES),
+}
 
 app = typer.Typer(pretty_exceptions_enable=False)
 

@@ -124,6 +124,10 @@ def _environment(stores: Settings) -> dict[str, str]:
         "MNEME_REDIS__URL": stores.redis.url.get_secret_value(),
         "MNEME_AUTH__JWKS": stores.auth.jwks,
         "MNEME_AUTH__SUITE_KEYS_FILE": str(stores.auth.suite_keys_file),
+        "MNEME_MODELS__EMBEDDING_PROVIDER": stores.models.embedding_provider,
+        "MNEME_MODELS__EMBEDDING_MODEL": stores.models.embedding_model,
+        "MNEME_MODELS__EMBEDDING_DIMENSIONS": str(stores.models.embedding_dimensions),
+        "MNEME_MODELS__OPENAI_BASE_URL": stores.models.openai_base_url,
         # Larger than any conversation here: no warning, eviction or summary is part of a plain turn.
         "MNEME_MODELS__WINDOW_TOKENS": "128000",
         # Rare, as each check is a transaction that would be counted with the turns'.
