@@ -282,7 +282,7 @@ class ArchivalServicer(rpc.ArchivalServiceServicer):
         async def run(tx: Connection, author: Author) -> pb.CreateKnowledgeBaseResponse:
             made = await knowledge_bases.create(
                 tx,
-                author.tenant,
+                author,
                 knowledge_base_id=ids.new("kb"),
                 display_name=values["display_name"],
                 description=values["description"],
@@ -323,7 +323,7 @@ class ArchivalServicer(rpc.ArchivalServiceServicer):
         values = convert.knowledge_base_values(request.knowledge_base, request.update_mask)
 
         async def run(tx: Connection, author: Author) -> pb.UpdateKnowledgeBaseResponse:
-            changed = await knowledge_bases.change(tx, author.tenant, request.knowledge_base_id, values)
+            changed = await knowledge_bases.change(tx, author, request.knowledge_base_id, values)
             return pb.UpdateKnowledgeBaseResponse(knowledge_base=convert.knowledge_base_message(changed))
 
         return await self._once(request, pb.UpdateKnowledgeBaseResponse, run)

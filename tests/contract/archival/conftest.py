@@ -41,8 +41,10 @@ class FakeEmbedding(embedding_pb2_grpc.EmbeddingServiceServicer):
         self.poison = ""
         """Word whose texts are refused for good."""
         self.texts: list[str] = []
+        self.calls = 0
 
     async def Embed(self, request: embedding_pb2.EmbedRequest, context: Any) -> embedding_pb2.EmbedResponse:
+        self.calls += 1
         if self.down:
             await context.abort(grpc.StatusCode.UNAVAILABLE, "down")
         if self.poison and any(self.poison in text for text in request.texts):

@@ -10,7 +10,7 @@ from typing import Any
 import psycopg
 from psycopg.types.json import Jsonb
 
-from mneme.archival.records import Author, KnowledgeBase
+from mneme.archival.records import Author, KnowledgeBase, Owner, Provenance
 from mneme.archival.store import audit, history, scopes
 from mneme.common.v1 import common_pb2
 from mneme.errors.v1 import errors_pb2
@@ -79,7 +79,7 @@ _DELETE_SCOPE = "DELETE FROM archival.scope WHERE tenant_id = %(tenant)s AND own
 
 async def create(
     tx: Connection,
-    tenant: str,
+    author: Author,
     *,
     knowledge_base_id: str,
     display_name: str,
@@ -92,7 +92,7 @@ async def create(
         Error: ALREADY_EXISTS, when another one of the tenant has that name.
     """
     values = {
-        "tenant": tenant,
+        "tenant": author.tenant,
         "id": knowledge_base_id,
         "display_name": display_name,
         "description": description,
@@ -103,7 +103,8 @@ async def create(
             await tx.execute(_INSERT, values)
     except psycopg.errors.UniqueViolation as error:
         raise _name_taken(display_name) from error
-    return await get(tx, tenant, knowledge_base_id)
+    await _record(tx, author, knowledge_base_id, common_pb2.MEMORY_CHANGE_KIND_CREATED)
+    return await get(tx, author.tenant, knowledge_base_id)
 
 
 async def get(tx: Connection, tenant: str, knowledge_base_id: str, *, lock: bool = False) -> KnowledgeBase:
@@ -128,12 +129,13 @@ async def page(
     return [KnowledgeBase(**row) for row in await found.fetchall()]
 
 
-async def change(tx: Connection, tenant: str, knowledge_base_id: str, values: Mapping[str, Any]) -> KnowledgeBase:
+async def change(tx: Connection, author: Author, knowledge_base_id: str, values: Mapping[str, Any]) -> KnowledgeBase:
     """Writes new values by column (display_name, description, metadata_) and returns the result.
 
     Raises:
         Error: NOT_FOUND; ALREADY_EXISTS when another one has the new name.
     """
+    tenant = author.tenant
     await get(tx, tenant, knowledge_base_id, lock=True)
     assignments = "".join(f"{column} = %({column})s, " for column in values)
     try:
@@ -145,6 +147,7 @@ async def change(tx: Connection, tenant: str, knowledge_base_id: str, values: Ma
             )
     except psycopg.errors.UniqueViolation as error:
         raise _name_taken(str(values.get("display_name"))) from error
+    await _record(tx, author, knowledge_base_id, common_pb2.MEMORY_CHANGE_KIND_UPDATED)
     return await get(tx, tenant, knowledge_base_id)
 
 
@@ -161,6 +164,7 @@ async def delete(tx: Connection, author: Author, knowledge_base_id: str) -> None
         await lexical.remove_scope(tx, "archival", scope=scope)
     await tx.execute(_DELETE, key)
     await tx.execute(_DELETE_SCOPE, key)
+    await _record(tx, author, knowledge_base_id, common_pb2.MEMORY_CHANGE_KIND_DELETED)
 
 
 async def agents(tx: Connection, tenant: str, knowledge_base_id: str, *, limit: int) -> tuple[list[str], int]:
@@ -192,6 +196,12 @@ async def detach(tx: Connection, author: Author, *, agent_id: str, knowledge_bas
     if (await tx.execute(_DETACH, key)).rowcount:
         kind = common_pb2.MEMORY_CHANGE_KIND_DETACHED
         await scopes.record_attachment(tx, author, agent_id=agent_id, knowledge_base_id=knowledge_base_id, kind=kind)
+
+
+async def _record(tx: Connection, author: Author, knowledge_base_id: str, kind: int) -> None:
+    """Writes to the audit that a knowledge base itself was made, renamed or deleted."""
+    owner = Owner(knowledge_base_id=knowledge_base_id)
+    await audit.append(tx, author, audit.Entry(kind, knowledge_base_id, owner, author.user_id, Provenance()))
 
 
 def _adapted(values: Mapping[str, Any]) -> dict[str, Any]:
