@@ -151,7 +151,7 @@ async def calibrate(
     if chosen is not None and out is not None:
         content = {
             "space_id": space_id,
-            "related_threshold": related(cosines, chosen.threshold),
+            "related_threshold": related(cosines),
             "same_question_threshold": chosen.threshold,
             "measured": _as_dict(chosen) | {"pairs": len(judged)},
         }

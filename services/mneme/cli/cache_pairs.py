@@ -156,9 +156,9 @@ async def judged_pairs(comparer: Comparer, files: Sequence[Path]) -> tuple[list[
     return judged, [comparer.cosine(one, other) for one, other in neighbours]
 
 
-def related(cosines: Sequence[float], at_most: float) -> float:
+def related(cosines: Sequence[float]) -> float:
     """Returns the cosine from which texts are related: one in a hundred unrelated ones reaches it."""
-    return round(min(unrelated(cosines), at_most), 2)
+    return round(unrelated(cosines), 2)
 
 
 async def replay(comparer: Comparer, questions: Sequence[str], threshold: float | None) -> list[Seen]:

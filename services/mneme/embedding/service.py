@@ -12,13 +12,13 @@ from typing import Any
 import grpc.aio
 
 from mneme.embedding import provider as providers
-from mneme.embedding import space as spaces
 from mneme.embedding.active import ActiveSpace
 from mneme.embedding.dispatch import Dispatcher, Policy
 from mneme.embedding.fair_queue import Urgency
 from mneme.embedding.gateway import Gateway, Outcome
 from mneme.embedding.provider import Embedded, InputType, Model, Provider, Result
 from mneme.embedding.quota import Quotas
+from mneme.embedding.space import Calibration, calibration
 from mneme.embedding.store import RedisMeter, RedisVectors, SpaceStore
 from mneme.embedding.v1 import embedding_pb2 as pb
 from mneme.embedding.v1 import embedding_pb2_grpc as pb_grpc
@@ -35,12 +35,20 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class EmbeddingComponent(pb_grpc.EmbeddingServiceServicer):
     """The service `mneme.embedding.v1.EmbeddingService`."""
 
-    def __init__(self, gateways: Mapping[str, Gateway], spaces: ActiveSpace, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        gateways: Mapping[str, Gateway],
+        spaces: ActiveSpace,
+        metrics: Metrics,
+        thresholds: Mapping[str, Calibration],
+    ) -> None:
         """Args:
         gateways: What embeds, by the id of the space.
         spaces: Knows which of them is the active one.
         metrics: The process's instruments.
+        thresholds: Those of the calibrated spaces, by the id of the space.
         """
+        self._thresholds = thresholds
         self._gateways = gateways
         self._spaces = spaces
         self._metrics = metrics
@@ -113,7 +121,22 @@ class EmbeddingComponent(pb_grpc.EmbeddingServiceServicer):
 
     def _described(self, active: Model) -> tuple[pb.Space, pb.Space | None]:
         beside = self._spaces.beside(active)
-        return _space(active), _space(beside[0]) if beside else None
+        return self._space(active), self._space(beside[0]) if beside else None
+
+    def _space(self, model: Model) -> pb.Space:
+        found = pb.Space(
+            space_id=model.space_id,
+            provider=model.provider,
+            model=model.name,
+            dimensions=model.dimensions,
+            max_input_tokens=model.max_tokens,
+        )
+        calibrated = self._thresholds.get(model.space_id)
+        if calibrated is not None:
+            found.calibrated = True
+            found.related_threshold = calibrated.related
+            found.same_question_threshold = calibrated.same_question
+        return found
 
 
 class MeasuredProvider:
@@ -185,7 +208,9 @@ def build(runtime: Runtime) -> Component:
     if len(gateways) < len(configured):
         raise ValueError(f"models.next_embedding_*: name the active space '{models[0].space_id}' again")
     active = ActiveSpace(SpaceStore(runtime.database), models, settings.embedding.space_poll)
-    return EmbeddingComponent(gateways, active, runtime.metrics)
+    own = settings.embedding.calibration_folder
+    thresholds = {name: found for name in gateways if (found := calibration(name, own)) is not None}
+    return EmbeddingComponent(gateways, active, runtime.metrics, thresholds)
 
 
 def _gateway(provider: Provider, runtime: Runtime, secret: bytes, quotas: Quotas) -> Gateway:
@@ -236,22 +261,6 @@ def _quotas(runtime: Runtime) -> Quotas:
         default=own.tokens_per_minute,
         named={tenant: limit for tenant, limit in named.items() if limit is not None},
     )
-
-
-def _space(model: Model) -> pb.Space:
-    found = pb.Space(
-        space_id=model.space_id,
-        provider=model.provider,
-        model=model.name,
-        dimensions=model.dimensions,
-        max_input_tokens=model.max_tokens,
-    )
-    calibrated = spaces.calibration(model.space_id)
-    if calibrated is not None:
-        found.calibrated = True
-        found.related_threshold = calibrated.related
-        found.same_question_threshold = calibrated.same_question
-    return found
 
 
 def _to_proto(outcome: Outcome) -> pb.Embedding:

@@ -38,12 +38,18 @@ class RecordedSpace:
         return f"{self.model}@{self.dimensions}"
 
 
-def calibration(space_id: str, folder: Path = _FOLDER) -> Calibration | None:
-    """Returns the thresholds of a space; None for one that nobody calibrated."""
-    for file in sorted(folder.glob("*.json")):
-        content = json.loads(file.read_text(encoding="utf-8"))
-        if content["space_id"] == space_id:
-            return Calibration(content["related_threshold"], content["same_question_threshold"])
+def calibration(space_id: str, own: Path | None = None) -> Calibration | None:
+    """Returns the thresholds of a space; None for one that nobody calibrated.
+
+    Args:
+        space_id: Id of the space.
+        own: The operator's folder, which comes before the package's files; None for none.
+    """
+    for folder in (own, _FOLDER) if own else (_FOLDER,):
+        for file in sorted(folder.glob("*.json")):
+            content = json.loads(file.read_text(encoding="utf-8"))
+            if content["space_id"] == space_id:
+                return Calibration(content["related_threshold"], content["same_question_threshold"])
     return None
 
 

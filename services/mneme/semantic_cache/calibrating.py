@@ -9,6 +9,9 @@ from mneme.semantic_cache.bounds import wrong_upper_bound
 
 _STEPS = tuple(round(0.40 + 0.01 * step, 2) for step in range(60))
 
+# A higher threshold is safer; this part of the hits is worth giving for it.
+_ENOUGH = 0.99
+
 
 @dataclass(frozen=True, slots=True)
 class JudgedPair:
@@ -61,16 +64,16 @@ def steps(pairs: Sequence[JudgedPair], thresholds: Iterable[float] = _STEPS) -> 
 
 
 def choose(found: Sequence[Step], precision: float) -> Step | None:
-    """Returns the lowest threshold from which on the bound holds; of those that serve the same pairs the highest.
+    """Returns the threshold that serves most among those whose bound holds; of nearly equal ones the highest.
 
     None when the bound holds nowhere: there are too many wrong hits, or too few hits to be sure.
     """
     holding = [step for step in found if step.precision_lower_bound >= precision]
     if not holding:
         return None
-    lowest = min(holding, key=lambda step: step.threshold)
-    equal = [step for step in holding if (step.hits, step.wrong) == (lowest.hits, lowest.wrong)]
-    return max(equal, key=lambda step: step.threshold)
+    most = max(step.hits - step.wrong for step in holding)
+    enough = [step for step in holding if step.hits - step.wrong >= _ENOUGH * most]
+    return max(enough, key=lambda step: step.threshold)
 
 
 def unrelated(cosines: Sequence[float], share: float = 0.01) -> float:

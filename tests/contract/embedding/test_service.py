@@ -146,7 +146,7 @@ async def test_a_caller_with_another_space_in_mind_is_refused(stub: EmbeddingSer
     await stub.Embed(pb.EmbedRequest(texts=["a"], space_id="wordllama@256"))
 
 
-async def test_the_space_says_what_it_is_and_that_nobody_calibrated_it(stub: EmbeddingServiceAsyncStub) -> None:
+async def test_the_space_says_what_it_is_and_from_which_cosine_texts_are_alike(stub: EmbeddingServiceAsyncStub) -> None:
     space = (await stub.GetSpace(pb.GetSpaceRequest())).space
     assert space == pb.Space(
         space_id="wordllama@256",
@@ -154,6 +154,9 @@ async def test_the_space_says_what_it_is_and_that_nobody_calibrated_it(stub: Emb
         model="wordllama",
         dimensions=256,
         max_input_tokens=8192,
+        calibrated=True,
+        related_threshold=0.62,
+        same_question_threshold=0.52,
     )
 
 

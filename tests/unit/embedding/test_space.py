@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 
 from mneme.embedding.provider import Model
@@ -38,6 +41,14 @@ def test_another_space_is_refused_with_both_names_and_a_way_out(recorded: Record
     assert recorded.space_id in caught.value.message
 
 
-def test_titan_is_calibrated_and_others_are_not() -> None:
+def test_titan_and_the_embedded_model_are_calibrated_and_others_are_not() -> None:
     assert calibration(TITAN.space_id) == Calibration(related=0.7, same_question=0.85)
-    assert calibration("wordllama@256") is None
+    assert calibration("wordllama@256") == Calibration(related=0.62, same_question=0.52)
+    assert calibration("unknown@256") is None
+
+
+def test_the_operators_file_comes_before_the_packages(tmp_path: Path) -> None:
+    own = {"space_id": TITAN.space_id, "related_threshold": 0.6, "same_question_threshold": 0.9, "measured": {}}
+    (tmp_path / "own.json").write_text(json.dumps(own), encoding="utf-8")
+    assert calibration(TITAN.space_id, tmp_path) == Calibration(related=0.6, same_question=0.9)
+    assert calibration("wordllama@256", tmp_path) == calibration("wordllama@256")
