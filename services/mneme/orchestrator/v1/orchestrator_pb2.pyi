@@ -597,6 +597,7 @@ class Agent(_message.Message):
     ETAG_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    SHARED_AFTER_USERS_FIELD_NUMBER: _builtins.int
     agent_id: _builtins.str
     """Id, `agent-…`. Output only."""
     display_name: _builtins.str
@@ -619,6 +620,10 @@ class Agent(_message.Message):
     """State. Output only."""
     etag: _builtins.str
     """Changes with every change; send it back to update only what you read. Output only."""
+    shared_after_users: _builtins.int
+    """With CACHE_POLICY_SHARED: different users who must have asked a question before its answer is served to anybody. 0:
+    the first asker's answer may be served.
+    """
     @_builtins.property
     def model(self) -> Global___ModelConfig:
         """Its model."""
@@ -682,10 +687,11 @@ class Agent(_message.Message):
         etag: _builtins.str = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
+        shared_after_users: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["consolidation", b"consolidation", "create_time", b"create_time", "metadata", b"metadata", "model", b"model", "run_timeout", b"run_timeout", "update_time", b"update_time", "window", b"window"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "cache_policy", b"cache_policy", "client_tools", b"client_tools", "consolidation", b"consolidation", "create_time", b"create_time", "description", b"description", "display_name", b"display_name", "etag", b"etag", "instructions", b"instructions", "max_steps", b"max_steps", "memory_mode", b"memory_mode", "metadata", b"metadata", "model", b"model", "run_timeout", b"run_timeout", "state", b"state", "tool_rules", b"tool_rules", "tools", b"tools", "update_time", b"update_time", "user_id", b"user_id", "window", b"window"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "cache_policy", b"cache_policy", "client_tools", b"client_tools", "consolidation", b"consolidation", "create_time", b"create_time", "description", b"description", "display_name", b"display_name", "etag", b"etag", "instructions", b"instructions", "max_steps", b"max_steps", "memory_mode", b"memory_mode", "metadata", b"metadata", "model", b"model", "run_timeout", b"run_timeout", "shared_after_users", b"shared_after_users", "state", b"state", "tool_rules", b"tool_rules", "tools", b"tools", "update_time", b"update_time", "user_id", b"user_id", "window", b"window"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2443,6 +2449,7 @@ class CacheHit(_message.Message):
     SCORE_FIELD_NUMBER: _builtins.int
     QUESTION_FIELD_NUMBER: _builtins.int
     AGE_FIELD_NUMBER: _builtins.int
+    SHARED_FIELD_NUMBER: _builtins.int
     entry_id: _builtins.str
     """The entry; give Feedback on it at the cache."""
     exact: _builtins.bool
@@ -2451,6 +2458,8 @@ class CacheHit(_message.Message):
     """Score, max(0, cosine)."""
     question: _builtins.str
     """Question that was answered before. Empty for an answer that users share."""
+    shared: _builtins.bool
+    """True for an answer that all users of the agent share."""
     @_builtins.property
     def age(self) -> _duration_pb2.Duration:
         """Age of the answer."""
@@ -2463,10 +2472,11 @@ class CacheHit(_message.Message):
         score: _builtins.float = ...,
         question: _builtins.str = ...,
         age: _duration_pb2.Duration | None = ...,
+        shared: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["age", b"age"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["age", b"age", "entry_id", b"entry_id", "exact", b"exact", "question", b"question", "score", b"score"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["age", b"age", "entry_id", b"entry_id", "exact", b"exact", "question", b"question", "score", b"score", "shared", b"shared"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2480,19 +2490,25 @@ class CacheMiss(_message.Message):
 
     REASON_FIELD_NUMBER: _builtins.int
     GUARD_FIELD_NUMBER: _builtins.int
+    BEST_SCORE_FIELD_NUMBER: _builtins.int
     reason: _builtins.str
-    """Why, as named by the cache's MissReason without its prefix."""
+    """Why, as named by the cache's MissReason without its prefix; `NEEDS_CONTEXT` for a question that is known not to be
+    answered from what all users may see, and so was not looked up.
+    """
     guard: _builtins.str
     """Guard that refused, if one did."""
+    best_score: _builtins.float
+    """Score of the best answer that was not served, max(0, cosine); 0 for none."""
     def __init__(
         self,
         *,
         reason: _builtins.str = ...,
         guard: _builtins.str = ...,
+        best_score: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["guard", b"guard", "reason", b"reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["best_score", b"best_score", "guard", b"guard", "reason", b"reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -3967,10 +3983,15 @@ class UsageRow(_message.Message):
     DAY_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
+    PURPOSE_FIELD_NUMBER: _builtins.int
     day: _builtins.str
     """Day in UTC, `2026-11-22`."""
     model: _builtins.str
     """Model."""
+    purpose: _builtins.str
+    """What for, beside turns: `public` for a try at an answer for all users that came to nothing, `refresh` for an answer
+    made anew in the background, `judge` for a verdict on a served answer. Empty for the steps of turns.
+    """
     @_builtins.property
     def usage(self) -> Global___TokenUsage:
         """Tokens and cost."""
@@ -3981,10 +4002,11 @@ class UsageRow(_message.Message):
         day: _builtins.str = ...,
         model: _builtins.str = ...,
         usage: Global___TokenUsage | None = ...,
+        purpose: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["day", b"day", "model", b"model", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["day", b"day", "model", b"model", "purpose", b"purpose", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
