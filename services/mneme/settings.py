@@ -346,16 +346,19 @@ class ArchivalSettings(Section):
     """Age in days at which two thirds of that part are gone."""
     importance_weight: float = Field(default=0.1, ge=0, le=1)
     """How far a passage's importance moves its hybrid score: down for 0, up for 1."""
-    index_poll: float = Field(default=1.0, gt=0)
+    index_poll_interval: float = Field(default=1.0, gt=0)
     """Longest time between two looks at the passages that wait for a vector."""
-    index_longest_pause: float = Field(default=5.0, gt=0)
+    index_backoff_max: float = Field(default=5.0, gt=0)
     """Longest pause of indexing while the embedding service fails."""
     index_lease: float = Field(default=60.0, gt=0)
     """Time after which the claimed passages of a dead worker are taken over."""
-    index_batch: int = Field(default=128, ge=1, le=256)
+    index_batch_size: int = Field(default=128, ge=1, le=256)
     """Passages that one worker claims at once."""
     index_attempts: int = Field(default=5, ge=1)
-    """Attempts after which a text is given up that cannot be embedded although others can."""
+    """Attempts after which a text counts as failed that cannot be embedded although others can; one that the model
+    refuses does so at once. A failed text is found by words, and tried again after `index_retry_failed`."""
+    index_retry_failed: float = Field(default=86_400.0, gt=0)
+    """Time after which a text that failed is tried again."""
 
 
 class TenantShare(Section):

@@ -49,7 +49,9 @@ class Pace:
     batch: int
     """Passages claimed at once, at most 256."""
     attempts: int
-    """Claims after which a text is given up that fails although its neighbours do not."""
+    """Claims after which a text counts as failed that fails although its neighbours do not."""
+    retry_failed: float
+    """Time after which a failed text is tried again."""
 
 
 class Indexer:
@@ -186,7 +188,7 @@ class Indexer:
     async def _give_up(self, tenant: str, text: Text, error: str) -> None:
         log.warning("passage_not_indexed", passage=text.id, error=error)
         async with self._database.tenant(tenant) as tx:
-            await index_queue.fail(tx, tenant, text, error)
+            await index_queue.fail(tx, tenant, text, error, retry_seconds=self._pace.retry_failed)
 
     async def _postpone(self, tenant: str, passage_ids: Sequence[str], *, seconds: float) -> None:
         async with self._database.tenant(tenant) as tx:

@@ -457,11 +457,12 @@ class ArchivalServicer(rpc.ArchivalServiceServicer):
 
 def _pace(settings: ArchivalSettings) -> Pace:
     return Pace(
-        poll=settings.index_poll,
-        longest_pause=settings.index_longest_pause,
+        poll=settings.index_poll_interval,
+        longest_pause=settings.index_backoff_max,
         lease=settings.index_lease,
-        batch=settings.index_batch,
+        batch=settings.index_batch_size,
         attempts=settings.index_attempts,
+        retry_failed=settings.index_retry_failed,
     )
 
 

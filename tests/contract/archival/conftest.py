@@ -233,7 +233,7 @@ def embedding() -> FakeEmbedding:
 @pytest.fixture
 async def replica(hosting: Hosting, embedding: FakeEmbedding) -> AsyncIterator[Replica]:
     """A running archival service."""
-    archival = ArchivalSettings(index_poll=0.05, index_longest_pause=0.1)
+    archival = ArchivalSettings(index_poll_interval=0.05, index_backoff_max=0.1)
     async with (
         serving(embedding) as address,
         hosting.replica(

@@ -215,7 +215,7 @@ async def test_an_ingest_survives_a_restart_of_the_server(hosting: Hosting, embe
     async with serving(embedding) as address:
         sections = {
             "peers": PeersSettings(embedding=address, max_attempts=1),
-            "archival": ArchivalSettings(index_poll=0.05),
+            "archival": ArchivalSettings(index_poll_interval=0.05),
         }
         async with hosting.replica("archival", build, **sections) as first:
             options = client_options(first)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+import psycopg
 import pytest
 from google.protobuf.struct_pb2 import Struct
 
@@ -219,6 +220,43 @@ async def test_one_text_that_cannot_be_embedded_fails_alone(archive: Archive, em
     assert await archive.found("poison", mode=LEXICAL) == ["poison two"]
     changed = await archive.update(failed.passage_id, text="healthy now")
     assert (changed.index_state, changed.index_error) == (common_pb2.INDEX_STATE_INDEXED, "")
+
+
+async def test_a_failed_text_is_tried_again(archive: Archive, embedding: FakeEmbedding, owner_url: str) -> None:
+    embedding.poison = "poison"
+    stored = (await archive.insert("poison no more")).passage
+
+    async def in_state(state: common_pb2.IndexState.ValueType) -> bool:
+        return (await archive.get(stored.passage_id)).index_state == state
+
+    await until(lambda: in_state(common_pb2.INDEX_STATE_FAILED))
+    failed = pb.PassageFilter(index_states=[common_pb2.INDEX_STATE_FAILED])
+    [shown] = await archive.list_all(filter=failed)
+    assert "refused" in shown.index_error
+    before = (await archive.revisions())[f"{AGENT} passages"]
+    for poison in ("poison", ""):
+        embedding.poison = poison
+        asked = embedding.calls
+        with psycopg.connect(owner_url) as connection:
+            due = "UPDATE archival.index_queue SET due_time = now() WHERE due_time > now() + interval '1 hour'"
+            assert connection.execute(due).rowcount == 1, "it waits for the next day"
+        await until(lambda: _asked_again(embedding, asked))  # noqa: B023 - awaited within the round
+        wanted = common_pb2.INDEX_STATE_FAILED if poison else common_pb2.INDEX_STATE_INDEXED
+        await until(lambda: in_state(wanted))  # noqa: B023 - awaited within the round
+        if poison:
+            assert (await archive.revisions())[f"{AGENT} passages"] == before, "the same failure is no news"
+            await until(lambda: _waits(owner_url))
+    assert await archive.list_all(filter=failed) == []
+
+
+async def _asked_again(embedding: FakeEmbedding, before: int) -> bool:
+    return embedding.calls > before
+
+
+async def _waits(owner_url: str) -> bool:
+    with psycopg.connect(owner_url) as connection:
+        later = "SELECT FROM archival.index_queue WHERE due_time > now() + interval '1 hour'"
+        return connection.execute(later).rowcount == 1
 
 
 async def test_what_is_stored_already_costs_no_embedding(archive: Archive, embedding: FakeEmbedding) -> None:

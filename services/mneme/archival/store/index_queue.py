@@ -29,7 +29,7 @@ WHERE tenant_id = %(tenant)s AND passage_id = ANY(%(ids)s)
 
 _TEXTS = """
 SELECT id, owner_id, text, content_sha256 FROM archival.agent_passages
-WHERE tenant_id = %(tenant)s AND id = ANY(%(ids)s) AND index_state = 1
+WHERE tenant_id = %(tenant)s AND id = ANY(%(ids)s) AND index_state IN (1, 3)
 """
 
 # A text that changed meanwhile keeps waiting for the vector of its new words.
@@ -44,13 +44,14 @@ WHERE p.tenant_id = %(tenant)s AND p.owner_id = %(owner)s AND p.id = v.id
 _FAIL = """
 UPDATE archival.agent_passages SET index_state = 3, index_error = %(error)s, revision = %(revision)s
 WHERE tenant_id = %(tenant)s AND id = %(id)s AND owner_id = %(owner)s AND content_sha256 = %(sha256)s
+    AND (index_state, index_error) <> (3, %(error)s)
 """
 
 _DONE = """
 DELETE FROM archival.index_queue q
 WHERE q.tenant_id = %(tenant)s AND q.passage_id = ANY(%(ids)s) AND NOT EXISTS (
     SELECT FROM archival.agent_passages p
-    WHERE p.tenant_id = %(tenant)s AND p.id = q.passage_id AND p.index_state = 1)
+    WHERE p.tenant_id = %(tenant)s AND p.id = q.passage_id AND p.index_state IN (1, 3))
 """
 
 
@@ -87,7 +88,7 @@ async def postpone(tx: Connection, tenant: str, passage_ids: Sequence[str], *, s
 
 
 async def texts(tx: Connection, tenant: str, passage_ids: Sequence[str]) -> list[Text]:
-    """Returns the texts of those passages that still wait for a vector."""
+    """Returns the texts of those passages that have no vector still."""
     found = await tx.execute(_TEXTS, {"tenant": tenant, "ids": list(passage_ids)})
     return [Text(**row) for row in await found.fetchall()]
 
@@ -113,8 +114,16 @@ async def save(tx: Connection, tenant: str, owner_id: str, done: Sequence[tuple[
         await scopes.bump(tx, tenant, owner_id)
 
 
-async def fail(tx: Connection, tenant: str, text: Text, error: str) -> None:
-    """Gives up on a text: it is found by words only until it changes."""
+async def fail(tx: Connection, tenant: str, text: Text, error: str, *, retry_seconds: float) -> None:
+    """Notes that a text cannot be embedded: it is found by words only, until it changes or the next attempt succeeds.
+
+    Args:
+        tx: The tenant transaction.
+        tenant: Its tenant.
+        text: The text.
+        error: Why, for people.
+        retry_seconds: Time to the next attempt.
+    """
     revision = await scopes.lock_known(tx, tenant, text.owner_id)
     if revision is None:
         return
@@ -129,10 +138,11 @@ async def fail(tx: Connection, tenant: str, text: Text, error: str) -> None:
             "revision": revision + 1,
         },
     )
+    await postpone(tx, tenant, [text.id], seconds=retry_seconds)
     if failed.rowcount:
         await scopes.bump(tx, tenant, text.owner_id)
 
 
 async def finish(tx: Connection, tenant: str, passage_ids: Sequence[str]) -> None:
-    """Takes passages out of the queue that have a vector, failed for good, or are gone."""
+    """Takes passages out of the queue that have a vector or are gone."""
     await tx.execute(_DONE, {"tenant": tenant, "ids": list(passage_ids)})

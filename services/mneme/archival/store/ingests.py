@@ -69,7 +69,11 @@ SELECT position, failure FROM archival.ingest_error
 WHERE tenant_id = %(tenant)s AND request_id = %(request)s ORDER BY position
 """
 
-_PENDING = "SELECT count(*) AS pending FROM archival.index_queue WHERE tenant_id = %(tenant)s AND owner_id = %(owner)s"
+_PENDING = """
+SELECT count(*) AS pending FROM archival.index_queue q
+JOIN archival.agent_passages p ON p.tenant_id = q.tenant_id AND p.id = q.passage_id AND p.index_state = 1
+WHERE q.tenant_id = %(tenant)s AND q.owner_id = %(owner)s
+"""
 
 
 @dataclass(frozen=True, slots=True)

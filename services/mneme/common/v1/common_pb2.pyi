@@ -114,7 +114,7 @@ class _IndexStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_IndexState
     INDEX_STATE_INDEXED: _IndexState.ValueType  # 2
     """Found by meaning."""
     INDEX_STATE_FAILED: _IndexState.ValueType  # 3
-    """Could not be embedded. Tried again when its text changes."""
+    """Could not be embedded. Tried again once a day (unless it is set otherwise), and when its text changes."""
     INDEX_STATE_SKIPPED: _IndexState.ValueType  # 4
     """Gets no vector."""
 
@@ -128,7 +128,7 @@ INDEX_STATE_PENDING: IndexState.ValueType  # 1
 INDEX_STATE_INDEXED: IndexState.ValueType  # 2
 """Found by meaning."""
 INDEX_STATE_FAILED: IndexState.ValueType  # 3
-"""Could not be embedded. Tried again when its text changes."""
+"""Could not be embedded. Tried again once a day (unless it is set otherwise), and when its text changes."""
 INDEX_STATE_SKIPPED: IndexState.ValueType  # 4
 """Gets no vector."""
 Global___IndexState: _TypeAlias = IndexState  # noqa: Y015
