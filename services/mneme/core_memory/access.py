@@ -49,6 +49,20 @@ def check_owner(block: Block, caller: Caller) -> None:
         )
 
 
+def check_operator(caller: Caller, field: str) -> None:
+    """Returns unless an end user sets a field that is not an end user's to set.
+
+    Raises:
+        Error: REASON_USER_NOT_ALLOWED.
+    """
+    if caller.is_end_user:
+        raise Error(
+            errors_pb2.REASON_USER_NOT_ALLOWED,
+            f"{field}: not with a credential that is bound to one user",
+            metadata={"field": field},
+        )
+
+
 def check_not_read_only(block: Block, caller: Caller, *, by_tool: bool) -> None:
     """Returns unless the block is read-only for this caller: an agent's tool, or an end user.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import datetime
 from functools import partial
 from typing import Protocol
 
@@ -28,6 +29,7 @@ class TextEdit(Protocol):
 
     request_id: str
     by_agent: bool
+    etag: str
 
     @property
     def ref(self) -> pb.BlockRef:
@@ -98,6 +100,7 @@ async def edit(tx: Connection, request: TextEdit, change: Callable[[Block], str]
     author = _author(request.request_id, request.ref, request.provenance)
     by_tool = request.by_agent or bool(callers.caller().service)
     seen = await _lock(tx, request.ref, author)
+    access.check_etag(seen.block, request.etag)
     _check_writable(seen, author, by_tool=by_tool)
     before = seen.block
     value = change(before) if len(before.value) < _QUICK_CHARS else await asyncio.to_thread(change, before)
@@ -178,21 +181,23 @@ async def purge(tx: Connection, request: pb.PurgeDataRequest) -> pb.PurgeDataRes
     )
 
 
-async def find(tx: Connection, ref: pb.BlockRef, user: str, *, lock: bool = False) -> Seen:
-    """Returns the block that a reference names, as seen for a user.
+async def find(
+    tx: Connection, ref: pb.BlockRef, user: str, *, lock: bool = False, as_of: datetime | None = None
+) -> Seen:
+    """Returns the block that a reference names, as seen for a user, now or at a past moment.
 
     Raises:
         Error: REASON_NOT_FOUND, also for another user's own block; REASON_INVALID_FIELD for an empty reference.
     """
     if ref.HasField("agent_label"):
         label = ref.agent_label
-        seen = await reads.find_seen(tx, call.tenant(), label.agent_id, user, label.label, lock=lock)
+        seen = await reads.find_seen(tx, call.tenant(), label.agent_id, user, label.label, lock=lock, as_of=as_of)
         if seen is None:
             raise not_found(f"block '{label.label}' of {label.agent_id}")
         return seen
     if not ref.block_id:
         raise invalid("ref", "names no block: set block_id or agent_label")
-    block = await reads.find(tx, call.tenant(), ref.block_id, lock=lock)
+    block = await reads.find(tx, call.tenant(), ref.block_id, lock=lock, as_of=as_of)
     if block is None:
         raise not_found(ref.block_id)
     access.check_visible(block, callers.caller())

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, TypeVar
@@ -13,7 +14,6 @@ from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 from grpc.aio import ServicerContext as Context
 
-from mneme.common.v1 import common_pb2
 from mneme.core_memory import access, callers, commands, editing, history, messages, rendering
 from mneme.core_memory.blocks import Block
 from mneme.core_memory.store import export, reads
@@ -72,10 +72,14 @@ class CoreMemory(pb_grpc.CoreMemoryServiceServicer):
         """Returns a block and the first of those who see it."""
         caller = callers.caller()
         bound = caller.user if caller.is_end_user else ""
-        async with self._database.tenant(call.tenant()) as tx:
-            seen = await commands.find(tx, request.ref, call.acting_user(request.ref.agent_label.user_id))
+        as_of = _as_of(request)
+        async with self._reading(as_of) as tx:
+            user = call.acting_user(request.ref.agent_label.user_id)
+            seen = await commands.find(tx, request.ref, user, as_of=as_of)
+            if as_of is not None:
+                access.check_owner(seen.block, caller)
             attachments, count = await reads.attachments(
-                tx, call.tenant(), seen.block.id, limit=_ATTACHMENTS_SHOWN, bound=bound
+                tx, call.tenant(), seen.block.id, limit=_ATTACHMENTS_SHOWN, bound=bound, as_of=as_of
             )
         return pb.GetBlockResponse(
             block=messages.block_message(seen.block),
@@ -88,7 +92,7 @@ class CoreMemory(pb_grpc.CoreMemoryServiceServicer):
         size = pages.page_size(request.page_size, default=50, maximum=500)
         which = _block_filter(request)
         after = pages.decode(request)
-        async with self._database.tenant(call.tenant()) as tx:
+        async with self._reading(which.as_of) as tx:
             blocks = await reads.list_blocks(tx, call.tenant(), which, after=after, limit=size + 1)
         response = pb.ListBlocksResponse(blocks=pages.fitting(map(messages.block_message, blocks[:size])))
         if len(blocks) > len(response.blocks):
@@ -189,22 +193,28 @@ class CoreMemory(pb_grpc.CoreMemoryServiceServicer):
     ) -> pb.RenderMemoryResponse:
         """Renders an agent's working context."""
         user = call.acting_user(request.user_id)
-        async with self._database.tenant(call.tenant()) as tx:
-            seen = await reads.render(tx, call.tenant(), request.agent_id, user, shared_only=request.shared_only)
+        as_of = _as_of(request)
+        if as_of is not None:
+            access.check_operator(callers.caller(), "as_of")
+        async with self._reading(as_of) as tx:
+            seen = await reads.render(
+                tx, call.tenant(), request.agent_id, user, shared_only=request.shared_only, as_of=as_of
+            )
         if seen.deleted_on is not None:
             raise Error(
                 errors_pb2.REASON_DELETED,
                 f"{request.agent_id}, or the user it serves, was deleted on {seen.deleted_on.date()}",
                 metadata={"resource": request.agent_id},
             )
-        return pb.RenderMemoryResponse(
-            text=rendering.render(seen.blocks),
-            blocks=map(messages.block_message, seen.blocks),
-            revision=common_pb2.Revision(scope=rendering.scope(request.agent_id, user), revision=seen.revision),
-            shared_revision=common_pb2.Revision(
-                scope=f"{request.agent_id} shared blocks", revision=seen.shared_revision
-            ),
+        response = pb.RenderMemoryResponse(
+            text=rendering.render(seen.blocks), blocks=map(messages.block_message, seen.blocks)
         )
+        if as_of is None:
+            response.revision.scope = rendering.scope(request.agent_id, user)
+            response.revision.revision = seen.revision
+            response.shared_revision.scope = f"{request.agent_id} shared blocks"
+            response.shared_revision.revision = seen.shared_revision
+        return response
 
     async def ListMemoryChanges(
         self, request: pb.ListMemoryChangesRequest, context: Context[Any, Any]
@@ -238,6 +248,14 @@ class CoreMemory(pb_grpc.CoreMemoryServiceServicer):
             for records in exports.portions(found):
                 yield pb.ExportDataResponse(records=records)
 
+    @asynccontextmanager
+    async def _reading(self, as_of: datetime | None) -> AsyncIterator[Connection]:
+        """A transaction that reads the present, or a past moment that nothing changes any more."""
+        async with self._database.tenant(call.tenant()) as tx:
+            if as_of is not None:
+                await reads.await_writers(tx, call.tenant(), as_of)
+            yield tx
+
     async def _once(self, request: MutatingRequest, response: type[R], run: Callable[..., Awaitable[R]]) -> R:
         async with self._database.tenant(call.tenant()) as tx:
             return await once(tx, SCHEMA, request, response, partial(run, tx, request))
@@ -260,6 +278,7 @@ def _block_filter(request: pb.ListBlocksRequest) -> BlockFilter:
         is_template=request.is_template if request.HasField("is_template") else None,
         template_name=request.template_name,
         end_user=caller.user if caller.is_end_user else "",
+        as_of=_as_of(request),
     )
 
 
@@ -281,6 +300,10 @@ def _change_filter(request: pb.ListMemoryChangesRequest) -> ChangeFilter:
         start=start,
         end=end,
     )
+
+
+def _as_of(request: pb.GetBlockRequest | pb.ListBlocksRequest | pb.RenderMemoryRequest) -> datetime | None:
+    return _time(request.as_of) if request.HasField("as_of") else None
 
 
 def _time(moment: Timestamp) -> datetime:

@@ -52,13 +52,13 @@ ORDER BY b.id
 
 _AUDIT_DELETED = """
 WITH gate AS MATERIALIZED (
-    SELECT pg_advisory_xact_lock_shared(core_memory.subject_key(%(tenant)s, 'audit', ''))
+    SELECT core_memory.recorded_time(%(tenant)s) AS moment
 )
 INSERT INTO core_memory.memory_change
     (tenant_id, actor, user_id, kind, resource_id, agent_id, old_version, new_version, old_sha256, new_sha256,
-     old_chars, new_chars, trace_id)
+     old_chars, new_chars, trace_id, create_time)
 SELECT %(tenant)s, %(actor)s, %(author_user)s, %(kind)s, %(block_id)s, %(author_agent)s, %(old_version)s,
-       %(new_version)s, %(old_sha256)s, %(new_sha256)s, %(old_chars)s, %(new_chars)s, %(trace_id)s
+       %(new_version)s, %(old_sha256)s, %(new_sha256)s, %(old_chars)s, %(new_chars)s, %(trace_id)s, moment
 FROM gate
 """
 
@@ -94,12 +94,21 @@ sequence IN (SELECT sequence FROM core_memory.memory_change
 
 _OF_SUBJECT = "((%(kind)s = 'agent' AND agent_id = %(subject)s) OR (%(kind)s = 'user' AND user_id = %(subject)s))"
 
-# In this order: what points to a block goes before the block.
+# A state whose text was a forgotten user's goes with it: the past then shows what was there before.
+_STATES = """
+(block_id = ANY(%(doomed)s::text[]) OR (%(kind)s = 'user' AND (block_id, version) IN (
+    SELECT v.block_id, v.version FROM core_memory.block_version AS v
+    WHERE v.tenant_id = %(tenant)s AND v.user_id = %(subject)s)))
+"""
+
+# In this order: what points to a block or a version goes before it.
 _REMOVED = {
     "change_reason": _REASONS,
     "request": _MENTIONS,
+    "block_state": _STATES,
     "block_version": "(block_id = ANY(%(doomed)s::text[]) OR (%(kind)s = 'user' AND user_id = %(subject)s))",
     "attachment": f"(block_id = ANY(%(doomed)s::text[]) OR {_OF_SUBJECT})",
+    "attachment_period": f"(block_id = ANY(%(doomed)s::text[]) OR {_OF_SUBJECT})",
     "revision": _OF_SUBJECT,
     "block": "id = ANY(%(doomed)s::text[])",
 }

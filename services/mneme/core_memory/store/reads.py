@@ -1,4 +1,4 @@
-"""Reads of blocks, versions and the audit; those of one block can lock it for a write."""
+"""Reads of blocks, versions and the audit, now or as of a past moment; those of one block can lock it for a write."""
 
 from __future__ import annotations
 
@@ -10,33 +10,81 @@ from typing import Any
 from mneme.core_memory.blocks import Attachment, Block, Change, Rendering, Seen, Version
 from mneme.core_memory.store.rows import BLOCK_COLUMNS, attachment_of, block_of, change_of, version_of
 from mneme.runtime.db import Connection
+from mneme.runtime.errors import invalid
 
-_BY_ID = f"""
-SELECT {BLOCK_COLUMNS} FROM core_memory.block AS b
+_STATE_THEN = """
+SELECT * FROM core_memory.block_state
+WHERE tenant_id = %(tenant)s AND block_id = {block_id} AND create_time <= %(as_of)s
+ORDER BY change DESC LIMIT 1
+"""
+
+_BLOCKS_THEN = f"""(
+SELECT o.tenant_id, o.id, s.label, v.value, s.limit_value, s.description, o.template_name, o.is_template, s.read_only,
+       s.visibility, s.metadata_, o.user_id, s.version, s.change, o.create_time, s.create_time AS update_time
+FROM core_memory.block AS o
+CROSS JOIN LATERAL ({_STATE_THEN.format(block_id="o.id")}) AS s
+JOIN core_memory.block_version AS v ON v.tenant_id = o.tenant_id AND v.block_id = o.id AND v.version = s.version
+WHERE o.tenant_id = %(tenant)s
+)"""  # noqa: S608
+
+_ATTACHMENTS_THEN = f"""(
+SELECT p.tenant_id, p.agent_id, p.user_id, s.label, p.block_id, p.copy_per_user
+FROM core_memory.attachment_period AS p
+CROSS JOIN LATERAL ({_STATE_THEN.format(block_id="p.block_id")}) AS s
+WHERE p.tenant_id = %(tenant)s AND p.start_time <= %(as_of)s AND (p.end_time IS NULL OR p.end_time > %(as_of)s)
+)"""  # noqa: S608
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """One statement over the present, and the same over the state at `as_of`."""
+
+    now: str
+    then: str
+
+    @classmethod
+    def of(cls, template: str) -> _Read:
+        """Returns the statements of a template that names its tables `<blocks>` and `<attachments>`."""
+        return cls(
+            template.replace("<blocks>", "core_memory.block").replace("<attachments>", "core_memory.attachment"),
+            template.replace("<blocks>", _BLOCKS_THEN).replace("<attachments>", _ATTACHMENTS_THEN),
+        )
+
+    def at(self, as_of: datetime | None) -> str:
+        """Returns the statement for a moment; for None that of the present."""
+        return self.now if as_of is None else self.then
+
+
+_BY_ID = _Read.of(
+    f"""
+SELECT {BLOCK_COLUMNS} FROM <blocks> AS b
 WHERE b.tenant_id = %(tenant)s AND b.id = %(block_id)s
 """  # noqa: S608
+)
 
 # A user's own attachment sorts before the one for all users, whose user is empty.
-_BY_LABEL = f"""
+_BY_LABEL = _Read.of(
+    f"""
 SELECT {BLOCK_COLUMNS}, a.agent_id, a.user_id AS attached_user, a.copy_per_user
-FROM core_memory.attachment AS a
-JOIN core_memory.block AS b ON b.tenant_id = a.tenant_id AND b.id = a.block_id
+FROM <attachments> AS a
+JOIN <blocks> AS b ON b.tenant_id = a.tenant_id AND b.id = a.block_id
 WHERE a.tenant_id = %(tenant)s AND a.agent_id = %(agent_id)s AND a.label = %(label)s
   AND a.user_id IN ('', %(user_id)s)
 ORDER BY a.user_id DESC LIMIT 1
 """  # noqa: S608
+)
 
 _LOCK = " FOR UPDATE OF b"
 
-_ATTACHMENTS = """
-SELECT agent_id, user_id AS attached_user, copy_per_user, count(*) OVER () AS total FROM core_memory.attachment
+_ATTACHMENTS = _Read.of("""
+SELECT agent_id, user_id AS attached_user, copy_per_user, count(*) OVER () AS total FROM <attachments> AS a
 WHERE tenant_id = %(tenant)s AND block_id = %(block_id)s AND (%(bound)s = '' OR user_id IN ('', %(bound)s))
 ORDER BY agent_id, user_id LIMIT %(limit)s
-"""
+""")
 
 _SEEN = """
-SELECT DISTINCT ON (a.label) a.block_id FROM core_memory.attachment AS a
-JOIN core_memory.block AS v ON v.tenant_id = a.tenant_id AND v.id = a.block_id
+SELECT DISTINCT ON (a.label) a.block_id FROM <attachments> AS a
+JOIN <blocks> AS v ON v.tenant_id = a.tenant_id AND v.id = a.block_id
 WHERE a.tenant_id = %(tenant)s AND a.agent_id = %(agent_id)s AND a.user_id IN ('', %(user_id)s)
   AND (NOT %(shared_only)s OR (a.user_id = '' AND v.visibility = 'shared'))
 ORDER BY a.label, a.user_id DESC
@@ -44,7 +92,8 @@ ORDER BY a.label, a.user_id DESC
 
 # One statement is one snapshot: the revisions are those of exactly these blocks. The sum of two counters that only
 # grow is itself a counter that grows with every write to either.
-_RENDER = f"""
+_RENDER = _Read.of(
+    f"""
 SELECT {BLOCK_COLUMNS}, r.revision, r.shared_revision, d.deleted_on
 FROM (SELECT coalesce(sum(revision), 0)::bigint AS revision,
              coalesce(sum(shared_revision) FILTER (WHERE user_id = ''), 0)::bigint AS shared_revision
@@ -55,11 +104,12 @@ CROSS JOIN (SELECT min(create_time) AS deleted_on FROM core_memory.tombstone
               AND ((kind = 'agent' AND subject_id = %(agent_id)s)
                 OR (kind = 'user' AND subject_id = %(user_id)s))) AS d
 LEFT JOIN ({_SEEN}) AS s ON true
-LEFT JOIN core_memory.block AS b ON b.tenant_id = %(tenant)s AND b.id = s.block_id
+LEFT JOIN <blocks> AS b ON b.tenant_id = %(tenant)s AND b.id = s.block_id
 """  # noqa: S608
+)
 
 _LIST = f"""
-SELECT {BLOCK_COLUMNS} FROM core_memory.block AS b
+SELECT {BLOCK_COLUMNS} FROM <blocks> AS b
 WHERE b.tenant_id = %(tenant)s {{conditions}}
 ORDER BY b.create_time, b.id LIMIT %(limit)s
 """  # noqa: S608
@@ -77,7 +127,11 @@ _OF_BLOCK = f"{VERSION} AND v.block_id = %(block_id)s"
 _VERSIONS_BEFORE = f"{_OF_BLOCK} AND v.version < %(before)s ORDER BY v.version DESC LIMIT %(limit)s"
 _SOME_VERSIONS = f"{_OF_BLOCK} AND v.version = ANY(%(versions)s)"
 
-_AUDIT_GATE = "SELECT pg_advisory_xact_lock(core_memory.subject_key(%(tenant)s, 'audit', ''))"
+# Writers hold this lock shared from the time they record until they commit.
+_AUDIT_GATE = """
+WITH gate AS MATERIALIZED (SELECT pg_advisory_xact_lock(core_memory.subject_key(%(tenant)s, 'audit', '')))
+SELECT clock_timestamp() AS now FROM gate
+"""
 
 _CHANGES = """
 SELECT c.sequence, c.create_time, c.kind, c.resource_id, c.actor, c.user_id, c.agent_id, c.old_version,
@@ -100,7 +154,10 @@ class BlockFilter:
     is_template: bool | None = None
     template_name: str = ""
     end_user: str = ""
-    """User to whom, without an agent, only own and shared blocks are shown; empty for no restriction."""
+    """User to whom, without an agent, only own and shared blocks are shown, and of the past own blocks only; empty for
+    no restriction."""
+    as_of: datetime | None = None
+    """Past moment; None for now."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,39 +172,69 @@ class ChangeFilter:
     end: datetime | None = None
 
 
-async def find(tx: Connection, tenant: str, block_id: str, *, lock: bool = False) -> Block | None:
-    """Returns a block by its id, locked until the commit if asked; None when there is none."""
-    query = _BY_ID + _LOCK if lock else _BY_ID
-    row = await (await tx.execute(query, {"tenant": tenant, "block_id": block_id})).fetchone()
+async def await_writers(tx: Connection, tenant: str, as_of: datetime) -> None:
+    """Returns when no write under way can still change what a past moment shows.
+
+    Raises:
+        Error: REASON_INVALID_FIELD, for a moment that lies ahead.
+    """
+    row = await (await tx.execute(_AUDIT_GATE, {"tenant": tenant})).fetchone()
+    assert row is not None
+    if as_of > row["now"]:
+        raise invalid("as_of", f"{as_of.isoformat()} lies ahead of {row['now'].isoformat()}")
+
+
+async def find(
+    tx: Connection, tenant: str, block_id: str, *, lock: bool = False, as_of: datetime | None = None
+) -> Block | None:
+    """Returns a block by its id, locked until the commit if asked, or as it was; None when there is none."""
+    query = _BY_ID.now + _LOCK if lock else _BY_ID.at(as_of)
+    parameters = {"tenant": tenant, "block_id": block_id, "as_of": as_of}
+    row = await (await tx.execute(query.encode(), parameters)).fetchone()
     return block_of(row) if row else None
 
 
 async def find_seen(
-    tx: Connection, tenant: str, agent_id: str, user_id: str, label: str, *, lock: bool = False
+    tx: Connection,
+    tenant: str,
+    agent_id: str,
+    user_id: str,
+    label: str,
+    *,
+    lock: bool = False,
+    as_of: datetime | None = None,
 ) -> Seen | None:
-    """Returns what an agent sees under a label for a user, the user's own block first; None for nothing."""
-    query = _BY_LABEL + _LOCK if lock else _BY_LABEL
-    parameters = {"tenant": tenant, "agent_id": agent_id, "user_id": user_id, "label": label}
-    row = await (await tx.execute(query, parameters)).fetchone()
+    """Returns what an agent sees, or saw, under a label for a user, the user's own block first; None for nothing."""
+    query = _BY_LABEL.now + _LOCK if lock else _BY_LABEL.at(as_of)
+    parameters = {"tenant": tenant, "agent_id": agent_id, "user_id": user_id, "label": label, "as_of": as_of}
+    row = await (await tx.execute(query.encode(), parameters)).fetchone()
     return Seen(block_of(row), attachment_of(row)) if row else None
 
 
 async def attachments(
-    tx: Connection, tenant: str, block_id: str, *, limit: int, bound: str = ""
+    tx: Connection, tenant: str, block_id: str, *, limit: int, bound: str = "", as_of: datetime | None = None
 ) -> tuple[list[Attachment], int]:
-    """Returns who sees a block, the first ones by agent and user, and the number of all.
+    """Returns who sees, or saw, a block, the first ones by agent and user, and the number of all.
 
     With `bound` only those for this user and for all users count.
     """
-    parameters = {"tenant": tenant, "block_id": block_id, "bound": bound, "limit": limit}
-    rows = await (await tx.execute(_ATTACHMENTS, parameters)).fetchall()
+    parameters = {"tenant": tenant, "block_id": block_id, "bound": bound, "limit": limit, "as_of": as_of}
+    rows = await (await tx.execute(_ATTACHMENTS.at(as_of).encode(), parameters)).fetchall()
     return [attachment_of(row) for row in rows], rows[0]["total"] if rows else 0
 
 
-async def render(tx: Connection, tenant: str, agent_id: str, user_id: str, *, shared_only: bool) -> Rendering:
-    """Returns what an agent sees for a user, by label, with the revisions of the same moment."""
-    parameters = {"tenant": tenant, "agent_id": agent_id, "user_id": user_id, "shared_only": shared_only}
-    rows = await (await tx.execute(_RENDER, parameters)).fetchall()
+async def render(
+    tx: Connection, tenant: str, agent_id: str, user_id: str, *, shared_only: bool, as_of: datetime | None = None
+) -> Rendering:
+    """Returns what an agent sees for a user, by label, with the revisions of now; or what it saw."""
+    parameters = {
+        "tenant": tenant,
+        "agent_id": agent_id,
+        "user_id": user_id,
+        "shared_only": shared_only,
+        "as_of": as_of,
+    }
+    rows = await (await tx.execute(_RENDER.at(as_of).encode(), parameters)).fetchall()
     blocks = sorted((block_of(row) for row in rows if row["id"] is not None), key=lambda block: block.label)
     first = rows[0]
     return Rendering(blocks, first["revision"], first["shared_revision"], first["deleted_on"])
@@ -170,8 +257,10 @@ async def list_blocks(
         conditions.append(f"AND b.id IN (SELECT block_id FROM ({_SEEN}) AS s)")  # noqa: S608
     elif which.user_id:
         conditions.append("AND b.user_id = %(user_id)s")
-    elif which.end_user:
+    elif which.end_user and which.as_of is None:
         conditions.append("AND (b.user_id = %(end_user)s OR (b.user_id = '' AND b.visibility = 'shared'))")
+    if which.end_user and which.as_of is not None:
+        conditions.append("AND b.user_id = %(end_user)s")
     if which.label:
         conditions.append("AND b.label = %(label)s")
     if which.is_template is not None:
@@ -188,12 +277,14 @@ async def list_blocks(
         "is_template": which.is_template,
         "template_name": which.template_name,
         "end_user": which.end_user,
+        "as_of": which.as_of,
         "shared_only": False,
         "after_time": after[0] if after else None,
         "after_id": after[1] if after else None,
         "limit": limit,
     }
-    cursor = await tx.execute(_LIST.format(conditions=" ".join(conditions)).encode(), parameters)
+    query = _Read.of(_LIST.format(conditions=" ".join(conditions))).at(which.as_of)
+    cursor = await tx.execute(query.encode(), parameters)
     return [block_of(row) for row in await cursor.fetchall()]
 
 

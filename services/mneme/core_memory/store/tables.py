@@ -87,6 +87,30 @@ block_version = Table(
     Index("block_version_user", "tenant_id", "user_id", postgresql_where=text("user_id <> ''")),
 )
 
+# What a block was besides its text, after each change of any field.
+block_state = Table(
+    "block_state",
+    metadata,
+    _tenant(),
+    Column("block_id", Text, nullable=False),
+    Column("change", BigInteger, nullable=False),
+    Column("create_time", DateTime(timezone=True), nullable=False),
+    Column("label", Text, nullable=False),
+    Column("limit_value", Integer, nullable=False),
+    Column("description", Text, nullable=False),
+    Column("read_only", Boolean, nullable=False),
+    Column("visibility", Text, nullable=False),
+    Column("metadata_", JSONB, nullable=False),
+    Column("version", BigInteger, nullable=False, comment="Text it had, in block_version"),
+    PrimaryKeyConstraint("tenant_id", "block_id", "change", name="block_state_pkey"),
+    ForeignKeyConstraint(
+        ["tenant_id", "block_id"],
+        ["core_memory.block.tenant_id", "core_memory.block.id"],
+        name="block_state_block_fkey",
+        ondelete="CASCADE",
+    ),
+)
+
 attachment = Table(
     "attachment",
     metadata,
@@ -107,6 +131,28 @@ attachment = Table(
     ),
     Index("attachment_block", "tenant_id", "block_id"),
     Index("attachment_user", "tenant_id", "user_id", postgresql_where=text("user_id <> ''")),
+)
+
+# Who saw a block from when to when.
+attachment_period = Table(
+    "attachment_period",
+    metadata,
+    _tenant(),
+    Column("agent_id", Text, nullable=False),
+    Column("user_id", Text, nullable=False),
+    Column("block_id", Text, nullable=False),
+    Column("copy_per_user", Boolean, nullable=False),
+    Column("start_time", DateTime(timezone=True), nullable=False),
+    Column("end_time", DateTime(timezone=True), nullable=True, comment="Empty while it lasts"),
+    PrimaryKeyConstraint("tenant_id", "block_id", "agent_id", "user_id", "start_time", name="attachment_period_pkey"),
+    ForeignKeyConstraint(
+        ["tenant_id", "block_id"],
+        ["core_memory.block.tenant_id", "core_memory.block.id"],
+        name="attachment_period_block_fkey",
+        ondelete="CASCADE",
+    ),
+    Index("attachment_period_agent", "tenant_id", "agent_id"),
+    Index("attachment_period_user", "tenant_id", "user_id", postgresql_where=text("user_id <> ''")),
 )
 
 revision = Table(

@@ -16,21 +16,21 @@ from mneme.runtime import ids
 from mneme.runtime.db import Connection
 from mneme.runtime.errors import Error, not_found
 
-# The lock is shared among writers and waited for by readers of the audit: who has listed up to a sequence number
-# has then seen every smaller one. It comes after `bumped`, so that a writer does not wait for a counter with it.
+# `recorded_time` takes a lock that is shared among writers and waited for by readers of the audit and of the past: who
+# has listed up to a sequence number, or read a moment, has then seen all before it. It comes after `bumped`, so that a
+# writer does not wait for a counter with it.
 _AUDIT = """
 gate AS MATERIALIZED (
-    SELECT pg_advisory_xact_lock_shared(core_memory.subject_key(%(tenant)s, 'audit', ''))
-    FROM (SELECT count(*) FROM bumped) AS done
+    SELECT core_memory.recorded_time(%(tenant)s) AS moment FROM (SELECT count(*) FROM bumped) AS done
 ), audit AS (
     INSERT INTO core_memory.memory_change
         (tenant_id, actor, user_id, kind, resource_id, agent_id, old_version, new_version, old_sha256, new_sha256,
-         old_chars, new_chars, source_message_ids, trust_level, from_recall, step_id, trace_id)
+         old_chars, new_chars, source_message_ids, trust_level, from_recall, step_id, trace_id, create_time)
     SELECT %(tenant)s, %(actor)s, %(author_user)s, %(kind)s, %(block_id)s, %(author_agent)s, %(old_version)s,
            %(new_version)s, %(old_sha256)s, %(new_sha256)s, %(old_chars)s, %(new_chars)s,
-           %(source_message_ids)s::text[], %(trust_level)s, %(from_recall)s, %(step_id)s, %(trace_id)s
+           %(source_message_ids)s::text[], %(trust_level)s, %(from_recall)s, %(step_id)s, %(trace_id)s, moment
     FROM gate
-    RETURNING sequence
+    RETURNING sequence, create_time
 ), why AS (
     INSERT INTO core_memory.change_reason (tenant_id, sequence, reason)
     SELECT %(tenant)s, sequence, %(reason)s FROM audit WHERE %(reason)s <> ''
@@ -39,10 +39,17 @@ gate AS MATERIALIZED (
 _NEW_VERSION = """
 made AS (
     INSERT INTO core_memory.block_version
-        (tenant_id, id, block_id, version, value, change_sequence, user_id, restored_version)
+        (tenant_id, id, block_id, version, value, change_sequence, user_id, restored_version, create_time)
     SELECT %(tenant)s, %(version_id)s, %(block_id)s, %(new_version)s, %(value)s, sequence, %(author_user)s,
-           %(restored_version)s
+           %(restored_version)s, create_time
     FROM audit WHERE %(new_version)s > %(old_version)s
+), stated AS (
+    INSERT INTO core_memory.block_state
+        (tenant_id, block_id, change, create_time, label, limit_value, description, read_only, visibility, metadata_,
+         version)
+    SELECT %(tenant)s, %(block_id)s, %(change)s, create_time, %(label)s, %(limit_value)s, %(description)s,
+           %(read_only)s, %(visibility)s, %(metadata_)s, %(new_version)s
+    FROM audit
 )"""
 
 # Rows are locked in the order of their key, so that two edits of blocks with the same readers never deadlock.
@@ -71,9 +78,10 @@ _INSERT = f"""
 WITH bumped AS (SELECT 1), {_AUDIT}, {_NEW_VERSION}
 INSERT INTO core_memory.block AS b
     (tenant_id, id, label, value, limit_value, description, template_name, is_template, read_only, visibility,
-     metadata_, user_id)
-VALUES (%(tenant)s, %(block_id)s, %(label)s, %(value)s, %(limit_value)s, %(description)s, %(template_name)s,
-        %(is_template)s, %(read_only)s, %(visibility)s, %(metadata_)s, %(owner)s)
+     metadata_, user_id, create_time, update_time)
+SELECT %(tenant)s, %(block_id)s, %(label)s, %(value)s, %(limit_value)s, %(description)s, %(template_name)s,
+       %(is_template)s, %(read_only)s, %(visibility)s, %(metadata_)s, %(owner)s, create_time, create_time
+FROM audit
 RETURNING {BLOCK_COLUMNS}
 """  # noqa: S608
 
@@ -82,7 +90,8 @@ WITH {_BUMP}, {_AUDIT}, {_NEW_VERSION}
 UPDATE core_memory.block AS b
 SET label = %(label)s, value = %(value)s, limit_value = %(limit_value)s, description = %(description)s,
     read_only = %(read_only)s, visibility = %(visibility)s, metadata_ = %(metadata_)s, version = %(new_version)s,
-    change = b.change + 1, update_time = now()
+    change = %(change)s, update_time = audit.create_time
+FROM audit
 WHERE b.tenant_id = %(tenant)s AND b.id = %(block_id)s
 RETURNING {BLOCK_COLUMNS}
 """  # noqa: S608
@@ -106,10 +115,19 @@ SELECT 1 FROM core_memory.attachment
 WHERE tenant_id = %(tenant)s AND agent_id = %(agent_id)s AND user_id = %(user_id)s AND block_id = %(block_id)s
 """
 
-_ATTACHED = f"""
-WITH touched AS (SELECT %(agent_id)s AS agent_id, %(user_id)s AS user_id), {_BUMP_ONE}, {_AUDIT}
-SELECT sequence FROM audit
+_PERIOD_ENDED = f"""
+WITH touched AS (SELECT %(agent_id)s AS agent_id, %(user_id)s AS user_id), {_BUMP_ONE}, {_AUDIT}, ended AS (
+    UPDATE core_memory.attachment_period SET end_time = audit.create_time FROM audit
+    WHERE tenant_id = %(tenant)s AND block_id = %(block_id)s AND agent_id = %(agent_id)s AND user_id = %(user_id)s
+      AND end_time IS NULL
+)"""  # noqa: S608
+
+_ATTACHED = f"""{_PERIOD_ENDED}
+INSERT INTO core_memory.attachment_period (tenant_id, agent_id, user_id, block_id, copy_per_user, start_time)
+SELECT %(tenant)s, %(agent_id)s, %(user_id)s, %(block_id)s, %(copy_per_user)s, create_time FROM audit
 """  # noqa: S608
+
+_DETACHED = f"{_PERIOD_ENDED} SELECT FROM audit"
 
 _DETACH = """
 DELETE FROM core_memory.attachment
@@ -194,7 +212,7 @@ async def detach(tx: Connection, tenant: str, block: Block, attachment: Attachme
     }
     if not (await tx.execute(_DETACH, parameters)).rowcount:
         raise not_found(f"attachment of {block.id} to {attachment.agent_id}")
-    await tx.execute(_ATTACHED, parameters)
+    await tx.execute(_DETACHED, parameters)
 
 
 async def refuse_deleted(tx: Connection, tenant: str, subjects: Sequence[tuple[str, str]]) -> None:
@@ -234,6 +252,7 @@ def _parameters(
     return {
         **parameters,
         "version_id": ids.derived("version", author.request_id, after.id, after.version),
+        "change": before.change + 1 if before else 1,
         "restored_version": restored_version,
         "label": after.label,
         "value": after.value,

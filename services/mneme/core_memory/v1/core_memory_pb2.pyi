@@ -58,7 +58,9 @@ class Block(_message.Message):
     read_only: _builtins.bool
     """Refuses edits by agents' tools and by credentials bound to one user; the operator can still update it."""
     is_template: _builtins.bool
-    """True for a template: it is attached to no agent directly, blocks are made from it."""
+    """True for a template: it is attached to no agent directly, blocks are made from it. They start as it is then; a later
+    change of the template leaves them alone, as each is its agent's memory by then.
+    """
     template_name: _builtins.str
     """Name of the template it is, or was made from. Empty for none."""
     visibility: _common_pb2.BlockVisibility.ValueType
@@ -236,7 +238,7 @@ class BlockVersion(_message.Message):
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
-        """When it became current."""
+        """When it became current: it is what `as_of` finds from this moment on."""
 
     def __init__(
         self,
@@ -339,18 +341,26 @@ class GetBlockRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     REF_FIELD_NUMBER: _builtins.int
+    AS_OF_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def ref(self) -> Global___BlockRef:
         """The block."""
+
+    @_builtins.property
+    def as_of(self) -> _timestamp_pb2.Timestamp:
+        """The block and its attachments as they were recorded at this moment, which must not lie ahead. What was deleted since
+        is gone from the past too. A credential bound to one user reads the past of the user's own blocks. Absent: as it is.
+        """
 
     def __init__(
         self,
         *,
         ref: Global___BlockRef | None = ...,
+        as_of: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["ref", b"ref"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "ref", b"ref"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ref", b"ref"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of", "ref", b"ref"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -403,6 +413,7 @@ class ListBlocksRequest(_message.Message):
     USER_ID_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    AS_OF_FIELD_NUMBER: _builtins.int
     agent_id: _builtins.str
     """Only blocks that this agent sees."""
     label: _builtins.str
@@ -417,6 +428,10 @@ class ListBlocksRequest(_message.Message):
     """Most blocks to return. 0: 50; at most 500. A page also ends at 3 MiB: the end is an empty token."""
     page_token: _builtins.str
     """Token of the page, from the previous response."""
+    @_builtins.property
+    def as_of(self) -> _timestamp_pb2.Timestamp:
+        """Lists what there was at this moment, as GetBlock shows it. Absent: what there is."""
+
     def __init__(
         self,
         *,
@@ -427,10 +442,11 @@ class ListBlocksRequest(_message.Message):
         user_id: _builtins.str = ...,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        as_of: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_is_template", b"_is_template", "is_template", b"is_template"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_is_template", b"_is_template", "as_of", b"as_of", "is_template", b"is_template"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_is_template", b"_is_template", "agent_id", b"agent_id", "is_template", b"is_template", "label", b"label", "page_size", b"page_size", "page_token", b"page_token", "template_name", b"template_name", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_is_template", b"_is_template", "agent_id", b"agent_id", "as_of", b"as_of", "is_template", b"is_template", "label", b"label", "page_size", b"page_size", "page_token", b"page_token", "template_name", b"template_name", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__is_template: _TypeAlias = _typing.Literal["is_template"]  # noqa: Y015
     _WhichOneofArgType__is_template: _TypeAlias = _typing.Literal["_is_template", b"_is_template"]  # noqa: Y015
@@ -604,12 +620,15 @@ class AppendTextRequest(_message.Message):
     TEXT_FIELD_NUMBER: _builtins.int
     PROVENANCE_FIELD_NUMBER: _builtins.int
     BY_AGENT_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Makes a retry safe."""
     text: _builtins.str
     """Text to add."""
     by_agent: _builtins.bool
     """True when an agent's tool edits: a read-only block then refuses, as it does for every service."""
+    etag: _builtins.str
+    """Edits only what still has this etag. Empty: whatever the block holds by then."""
     @_builtins.property
     def ref(self) -> Global___BlockRef:
         """The block."""
@@ -626,10 +645,11 @@ class AppendTextRequest(_message.Message):
         text: _builtins.str = ...,
         provenance: _common_pb2.Provenance | None = ...,
         by_agent: _builtins.bool = ...,
+        etag: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["provenance", b"provenance", "ref", b"ref"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["by_agent", b"by_agent", "provenance", b"provenance", "ref", b"ref", "request_id", b"request_id", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["by_agent", b"by_agent", "etag", b"etag", "provenance", b"provenance", "ref", b"ref", "request_id", b"request_id", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -675,6 +695,7 @@ class ReplaceTextRequest(_message.Message):
     NEW_TEXT_FIELD_NUMBER: _builtins.int
     PROVENANCE_FIELD_NUMBER: _builtins.int
     BY_AGENT_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Makes a retry safe."""
     old_text: _builtins.str
@@ -683,6 +704,8 @@ class ReplaceTextRequest(_message.Message):
     """Text to put in its place."""
     by_agent: _builtins.bool
     """True when an agent's tool edits: a read-only block then refuses, as it does for every service."""
+    etag: _builtins.str
+    """Edits only what still has this etag. Empty: whatever the block holds by then."""
     @_builtins.property
     def ref(self) -> Global___BlockRef:
         """The block."""
@@ -700,10 +723,11 @@ class ReplaceTextRequest(_message.Message):
         new_text: _builtins.str = ...,
         provenance: _common_pb2.Provenance | None = ...,
         by_agent: _builtins.bool = ...,
+        etag: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["provenance", b"provenance", "ref", b"ref"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["by_agent", b"by_agent", "new_text", b"new_text", "old_text", b"old_text", "provenance", b"provenance", "ref", b"ref", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["by_agent", b"by_agent", "etag", b"etag", "new_text", b"new_text", "old_text", b"old_text", "provenance", b"provenance", "ref", b"ref", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -748,12 +772,15 @@ class RemoveTextRequest(_message.Message):
     TEXT_FIELD_NUMBER: _builtins.int
     PROVENANCE_FIELD_NUMBER: _builtins.int
     BY_AGENT_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Makes a retry safe."""
     text: _builtins.str
     """Exact text to remove; must occur once. A line that becomes empty goes with it."""
     by_agent: _builtins.bool
     """True when an agent's tool edits: a read-only block then refuses, as it does for every service."""
+    etag: _builtins.str
+    """Edits only what still has this etag. Empty: whatever the block holds by then."""
     @_builtins.property
     def ref(self) -> Global___BlockRef:
         """The block."""
@@ -770,10 +797,11 @@ class RemoveTextRequest(_message.Message):
         text: _builtins.str = ...,
         provenance: _common_pb2.Provenance | None = ...,
         by_agent: _builtins.bool = ...,
+        etag: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["provenance", b"provenance", "ref", b"ref"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["by_agent", b"by_agent", "provenance", b"provenance", "ref", b"ref", "request_id", b"request_id", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["by_agent", b"by_agent", "etag", b"etag", "provenance", b"provenance", "ref", b"ref", "request_id", b"request_id", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1104,22 +1132,30 @@ class RenderMemoryRequest(_message.Message):
     AGENT_ID_FIELD_NUMBER: _builtins.int
     USER_ID_FIELD_NUMBER: _builtins.int
     SHARED_ONLY_FIELD_NUMBER: _builtins.int
+    AS_OF_FIELD_NUMBER: _builtins.int
     agent_id: _builtins.str
     """The agent."""
     user_id: _builtins.str
     """User whom the conversation serves; empty for none."""
     shared_only: _builtins.bool
     """Renders only blocks marked SHARED, for a prompt whose answer may be shared."""
+    @_builtins.property
+    def as_of(self) -> _timestamp_pb2.Timestamp:
+        """Renders what the agent saw at this moment, without the revisions and without blocks deleted since. Not for a
+        credential bound to one user. Absent: what it sees.
+        """
+
     def __init__(
         self,
         *,
         agent_id: _builtins.str = ...,
         user_id: _builtins.str = ...,
         shared_only: _builtins.bool = ...,
+        as_of: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["as_of", b"as_of"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "shared_only", b"shared_only", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "as_of", b"as_of", "shared_only", b"shared_only", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1143,11 +1179,11 @@ class RenderMemoryResponse(_message.Message):
 
     @_builtins.property
     def revision(self) -> _common_pb2.Revision:
-        """Revision of what this agent and user see: grows with every edit, attachment and detachment."""
+        """Revision of what this agent and user see: grows with every edit, attachment and detachment. Unset with `as_of`."""
 
     @_builtins.property
     def shared_revision(self) -> _common_pb2.Revision:
-        """Revision of the SHARED blocks alone."""
+        """Revision of the SHARED blocks alone. Unset with `as_of`."""
 
     def __init__(
         self,
