@@ -107,7 +107,7 @@ async def ingest(
             progress.update(task, completed=files.read, description=f"{so_far.passage_count:,} passages")
 
         if not as_json:
-            output.console.print(f"[dim]ingest {request_id}: if it is cut, go on with --resume {request_id}[/]")
+            output.console.print(f"[dim]if it is cut, go on with --resume {request_id}[/]", soft_wrap=True)
         done = await client.ingest(owner, files.items(tags), request_id=request_id, resume=bool(resume), progress=moved)
         progress.update(task, completed=files.size)
     _report(done, as_json)

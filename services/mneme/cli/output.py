@@ -22,6 +22,10 @@ Limit = Annotated[int, typer.Option("--limit", "-n", min=1, help="Most rows to s
 
 console = Console(highlight=False)
 
+_LEAST_WIDTH = 20
+"""Narrower columns are not folded."""
+_NO_WIDTH = 10_000
+
 Columns = Mapping[str, Callable[[Any], object]]
 """Headings, and what stands under each of a message."""
 
@@ -68,14 +72,27 @@ def table(messages: Sequence[Message], columns: Columns, *, as_json: bool, empty
 
 
 def rows(headings: Iterable[str], cells: Iterable[Sequence[object]]) -> None:
-    """Prints a table; ids are never cut, long texts are folded."""
+    """Prints a table. Ids are never cut; where they leave no room, each row stands below the other, a line a cell."""
+    names = list(headings)
+    texts = [[str(cell) for cell in row] for row in cells]
+    widest = [max(len(name), *(len(row[column]) for row in texts)) for column, name in enumerate(names)]
+    least = sum(width if name == "id" else min(width, _LEAST_WIDTH) for name, width in zip(names, widest, strict=True))
+    if console.is_terminal and least + 3 * len(names) > console.width:
+        for row in texts:
+            grid = Table.grid(padding=(0, 2))
+            grid.add_column(style="dim", no_wrap=True)
+            grid.add_column(overflow="fold")
+            for name, cell in zip(names, row, strict=True):
+                grid.add_row(name, Text(cell))
+            console.print(grid, end="\n\n")
+        return
     shown = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
-    for heading in headings:
-        shown.add_column(heading, overflow="fold", no_wrap=heading == "id")
-    for row in cells:
-        shown.add_row(*(cell if isinstance(cell, Text) else Text(str(cell)) for cell in row))
+    for name, width in zip(names, widest, strict=True):
+        shown.add_column(name, overflow="fold", no_wrap=name == "id" or width <= _LEAST_WIDTH)
+    for row in texts:
+        shown.add_row(*map(Text, row))
     # A pipe has no width: nothing is folded for it.
-    console.print(shown, soft_wrap=not console.is_terminal)
+    (console if console.is_terminal else Console(width=_NO_WIDTH)).print(shown)
 
 
 def done(text: str, message: Message | None = None, *, as_json: bool = False) -> None:
@@ -100,7 +117,7 @@ def moment(stamp: Timestamp) -> str:
     """A time in the local zone; empty for none."""
     if not stamp.seconds:
         return ""
-    return stamp.ToDatetime(UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    return stamp.ToDatetime(UTC).astimezone().strftime("%Y-%m-%d %H:%M")
 
 
 def stamp_of(text: str, name: str) -> Timestamp:

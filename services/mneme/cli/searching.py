@@ -40,5 +40,5 @@ def show_passages(found: archival_pb2.SearchPassagesResponse, *, as_json: bool) 
             (f"{source} {passage.passage_id}".strip(), "cyan"),
         )
         output.console.print(head, soft_wrap=True)
-        output.console.print(Text(f"   {output.short(passage.text, 300)}"))
+        output.console.print(Text(f"   {output.short(passage.text, 300)}"), soft_wrap=True)
     output.console.print(f"[dim]shown {len(found.results)} of {found.total_count}[/]")
