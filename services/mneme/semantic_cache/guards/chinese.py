@@ -27,6 +27,7 @@ class _Tables:
     must: re.Pattern[str]
     should: re.Pattern[str]
     past: re.Pattern[str]
+    future: re.Pattern[str]
     protected: re.Pattern[str]
     light: frozenset[str]
     negations: frozenset[str]
@@ -43,7 +44,7 @@ def read(text: str) -> Question:
     modality = ""
     if asks == "whether":
         modality = "must" if tables.must.search(plain) else "should" if tables.should.search(plain) else ""
-    past = bool(tables.past.search(plain))
+    tense = "past" if tables.past.search(plain) else "future" if tables.future.search(plain) else "present"
     persons = {("", whose) for sign, whose in _PERSONS.items() if sign.search(plain)}
     for name, pattern in tables.asks:
         if name == asks:
@@ -62,7 +63,7 @@ def read(text: str) -> Question:
         reason="" if terms else "it has no words to compare",
         asks="what" if asks == "price" else asks,
         modality=modality,
-        past=past,
+        tense=tense,
         persons=tuple(persons) if len(persons) == 1 else (),
         terms=terms,
         symmetric=bool(re.search("和|与|跟|还是|区别|差别|不同|相比|之间|哪个", text)),
@@ -119,6 +120,7 @@ def _tables() -> _Tables:
         must=re.compile(chinese["must"]),
         should=re.compile(chinese["should"]),
         past=re.compile(chinese["past"]),
+        future=re.compile(chinese["future"]),
         protected=re.compile(protected),
         light=light,
         negations=negations,

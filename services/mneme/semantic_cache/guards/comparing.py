@@ -48,7 +48,7 @@ def _modality(asked: Question, stored: Question) -> str:
 
 
 def _tense(asked: Question, stored: Question) -> str:
-    return "" if asked.past == stored.past else "past and present"
+    return "" if asked.tense == stored.tense else f"{asked.tense} and {stored.tense}"
 
 
 def _person(asked: Question, stored: Question) -> str:
@@ -82,6 +82,8 @@ def _role(asked: Question, stored: Question) -> str:
     if asked.symmetric and stored.symmetric and len(asked.terms) <= _SHORT:
         return ""
     mine, theirs = _counted(asked.terms), _counted(stored.terms)
+    if asked.inverted != stored.inverted and list(mine) != list(theirs):
+        return "subject and object"
     crossed = _crossed(mine, theirs) or _exchanged(list(mine), list(theirs))
     return " and ".join(mine[name].shown for name in crossed)
 

@@ -54,6 +54,12 @@ _WH = {
 _ASKS_WHAT = words("list name describe explain give define summarize tell show")
 _AUXILIARIES = words("is are am was were do does did can could will would shall should may might must has have had")
 _PRESENT = words("is are am do does can could will would shall should may might must")
+_INVERTING = words("do does did will would can could should must has have had")
+_FUTURE = words("will shall")
+# "Will you send …" offers, as "do you send …" does.
+_OFFERS = words("you your")
+_PLANNED = words("when duration how where why often")
+_DO_I = {(auxiliary, who) for auxiliary in ("do", "will", "did", "shall") for who in ("i", "we")}
 _RELATIVE = words("that which")
 _PAST = words("was were did had")
 
@@ -78,8 +84,9 @@ def read(text: str) -> Question:
         semantic=bool(found.terms),
         reason="" if found.terms else "it has no words to compare",
         asks=asks,
-        modality=_modality(asks, known),
-        past=_past(asks, tokens, auxiliaries),
+        modality=_modality(asks, tokens),
+        tense=_tense(asks, tokens, auxiliaries),
+        inverted=_is_inverted(tokens),
         persons=tuple(sorted(found.persons)),
         terms=tuple(found.terms),
         symmetric=Words.get().is_symmetric(known),
@@ -103,7 +110,22 @@ def _asks(tokens: Sequence[str], *, marked: bool) -> str:
     return "whether" if (verbal or marked) and first not in _ASKS_WHAT else "what"
 
 
-def _past(asks: str, tokens: Sequence[str], auxiliaries: frozenset[str]) -> bool:
+def _is_inverted(tokens: Sequence[str]) -> bool:
+    """Whether an auxiliary stands between what is asked for and who acts."""
+    at = next((place for place, token in enumerate(tokens) if _WH.get(token) in ("who", "what", "count")), None)
+    return at is not None and any(token in _INVERTING for token in tokens[at + 1 : at + 4])
+
+
+def _tense(asks: str, tokens: Sequence[str], auxiliaries: frozenset[str]) -> str:
+    if _is_past(asks, tokens, auxiliaries):
+        return "past"
+    if asks in _PLANNED:
+        # "When will it come", "when does it come".
+        return "present"
+    return "future" if auxiliaries & _FUTURE and not frozenset(tokens) & _OFFERS else "present"
+
+
+def _is_past(asks: str, tokens: Sequence[str], auxiliaries: frozenset[str]) -> bool:
     """Whether it asks about the past: by its auxiliary, or by its verb where it has none ("who won")."""
     known = frozenset(tokens)
     if any(token in _PAST and before not in _RELATIVE for before, token in pairwise(["", *tokens])):
@@ -113,7 +135,12 @@ def _past(asks: str, tokens: Sequence[str], auxiliaries: frozenset[str]) -> bool
     return (unmarked or perfect) and any(is_past(token) for token in tokens)
 
 
-def _modality(asks: str, known: frozenset[str]) -> str:
+def _modality(asks: str, tokens: Sequence[str]) -> str:
+    known = frozenset(tokens)
     if known & Words.get().must:
         return "must"
-    return "should" if asks == "whether" and known & Words.get().should else ""
+    if asks != "whether":
+        return ""
+    if known & Words.get().should:
+        return "should"
+    return "do" if tuple(tokens[:2]) in _DO_I else ""

@@ -100,6 +100,8 @@ def collect(tokens: Sequence[str], taken: Sequence[Term], names: frozenset[str])
     _turn_passive(found)
     if len(set(found.spoken)) > 1:
         found.persons.add(("", f"{found.spoken[0]} first"))
+    elif found.spoken == ["I"]:
+        found.persons.add(("", "me" if {"me", "us"} & set(tokens) else "I"))
     if found.negated:
         found.terms.append(Term("#not", "not", "negation", negated=True))
     return found

@@ -36,9 +36,11 @@ class Question:
     asks: str = ""
     """What it asks for: `how`, `why`, `when`, `where`, `who`, `what`, `count`, `duration`, `whether`, …"""
     modality: str = ""
-    """`must`, `should`, or empty, which also stands for ability and permission."""
-    past: bool = False
-    """Whether it asks about the past."""
+    """`must`, `should`, `do` ("do I …" beside "can I …"), or empty, which also stands for ability and permission."""
+    tense: str = "present"
+    """`past`, `present` or `future`."""
+    inverted: bool = False
+    """Whether it asks for the object ("whom does Ann call") and not for the subject ("who calls Ann")."""
     persons: tuple[tuple[str, str], ...] = ()
     """(thing, whose: `my` or `your`), sorted."""
     terms: tuple[Term, ...] = ()
