@@ -1,10 +1,4 @@
-"""Orders what a search found: meaning and words mixed with care, then importance, age and validity.
-
-The mix is a weighted sum of BM25 and cosine, each scaled to 0..1 over the candidates. Words get the larger part of the
-weight at most, and less the less of the query they cover: a question that shares only everyday words with what answers
-it is decided by meaning, a code or a name by words. With equal weights whatever the query, preferences asked for
-indirectly are found in a quarter fewer cases than by meaning alone; with these, in a twentieth fewer.
-"""
+"""Orders what a search found: the common fusion of words and meaning, then importance, age and validity."""
 
 from __future__ import annotations
 
@@ -16,6 +10,11 @@ from datetime import datetime
 import numpy as np
 
 from mneme.archival.records import Candidate, WordStatistics
+from mneme.runtime import ranking, wording
+from mneme.runtime.ranking import Query, Scored
+
+PREFERENCE, INSTRUCTION, DOCUMENT, SUMMARY = 2, 3, 4, 5
+"""Kinds of passages, as the contract numbers them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,9 +22,7 @@ class Weights:
     """How much each part counts."""
 
     words: float = 0.7
-    """Largest weight of BM25 in the mix; meaning has the rest."""
-    full_coverage: float = 0.5
-    """Part of the query's words, by their rarity, that the best match must cover for the largest weight."""
+    """Largest share of words in the mix; meaning has the rest."""
     recency: float = 0.1
     """Part of the score that age can take away."""
     recency_days: float = 180.0
@@ -47,10 +44,8 @@ class Ranked:
     recency: float | None = None
     importance: float | None = None
     validity: float | None = None
-
-
-# Differences of cosine below this are taken for noise instead of being stretched over the whole scale.
-_LEAST_SPREAD = 0.1
+    words_share: float | None = None
+    standing: float | None = None
 
 
 def by_meaning(found: Sequence[Candidate]) -> list[Ranked]:
@@ -64,40 +59,47 @@ def by_words(found: Sequence[Candidate]) -> list[Ranked]:
     return _ordered([Ranked(c.id, c.bm25, c.cosine, c.bm25) for c in found if c.bm25 is not None])
 
 
-def mixed(found: Sequence[Candidate], statistics: WordStatistics, *, now: datetime, weights: Weights) -> list[Ranked]:
+def mixed(
+    found: Sequence[Candidate], statistics: WordStatistics, asked: Query, *, now: datetime, weights: Weights
+) -> list[Ranked]:
     """Returns candidates ordered by the mix of words and meaning, importance and age.
 
     Args:
         found: The best by meaning and the best by words, each with both scores.
         statistics: What the query's words could weigh; decides how far they are trusted.
+        asked: The question.
         now: Moment from which age counts.
         weights: How much each part counts.
     """
-    share = words_share(found, statistics, weights)
-    top_bm25 = max((c.bm25 or 0.0 for c in found), default=0.0)
-    cosines = [c.cosine for c in found if c.cosine is not None]
-    low, high = (min(cosines), max(cosines)) if cosines else (0.0, 0.0)
-    spread = max(high - low, _LEAST_SPREAD)
-    ranked = []
-    for c in found:
-        words = (c.bm25 or 0.0) / top_bm25 if top_bm25 else 0.0
-        meaning = 0.0 if c.cosine is None else 1 - (high - c.cosine) / spread
-        recency = _recency(c.created_at, now, weights)
-        importance = 1 + weights.importance * (2 * c.importance - 1)
-        score = (share * words + (1 - share) * meaning) * recency * importance
-        ranked.append(Ranked(c.id, score, c.cosine, c.bm25, recency, importance))
-    return _ordered(ranked)
+    mix = replace(ranking.DEFAULT_WEIGHTS, words=weights.words, user=0.0)
+    factors = {c.id: (_recency(c.created_at, now, weights), _importance(c, weights)) for c in found}
+    candidates = [_common(c, math.prod(factors[c.id])) for c in found]
+    scored = ranking.mixed(candidates, asked, statistics.best_possible, mix)
+    share = ranking.words_share(candidates, statistics.best_possible, mix)
+    scored = ranking.newer_first(scored, asked, statistics.known)
+    return [_ranked(one, *factors[one.candidate.id], share) for one in scored]
 
 
-def words_share(found: Sequence[Candidate], statistics: WordStatistics, weights: Weights) -> float:
-    """Returns the weight of words in the mix, 0 to 1; 1 where nothing was compared by meaning."""
-    if all(c.cosine is None for c in found):
-        return 1.0
-    top = max((c.bm25 or 0.0 for c in found), default=0.0)
-    if not statistics.best_possible:
-        return 0.0
-    coverage = min(1.0, top / statistics.best_possible)
-    return weights.words * min(1.0, coverage / weights.full_coverage)
+def _common(c: Candidate, factor: float) -> ranking.Candidate:
+    own = c.kind not in (DOCUMENT, SUMMARY)
+    return ranking.Candidate(
+        id=c.id,
+        cosine=c.cosine,
+        bm25=c.bm25,
+        time=c.created_at.timestamp(),
+        terms=c.terms,
+        standing=c.kind == PREFERENCE or (own and wording.is_standing(c.opening)),
+        instruction=c.kind == INSTRUCTION or (own and wording.is_instruction(c.opening)),
+        by_user=own,
+        changes=own and wording.states_change(c.opening),
+        factor=factor,
+    )
+
+
+def _ranked(one: Scored, recency: float, importance: float, share: float) -> Ranked:
+    c = one.candidate
+    standing = float(c.standing or c.instruction)
+    return Ranked(c.id, one.score, c.cosine, c.bm25, recency, importance, None, share, standing)
 
 
 def at_least(ranked: Sequence[Ranked], min_score: float, *, words_pass: bool) -> list[Ranked]:
@@ -157,6 +159,10 @@ def pushed_apart(ranked: Sequence[Ranked], found: Sequence[Candidate], *, divers
 
 def _ordered(ranked: list[Ranked]) -> list[Ranked]:
     return sorted(ranked, key=lambda r: (-r.score, -(r.cosine or 0.0), r.id))
+
+
+def _importance(c: Candidate, weights: Weights) -> float:
+    return 1 + weights.importance * (2 * c.importance - 1)
 
 
 def _recency(created_at: datetime, now: datetime, weights: Weights) -> float:

@@ -5,13 +5,15 @@ Kinds, states and trust levels are the numbers of the contract's enums. Vectors 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import IntEnum
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from mneme.runtime.ranking import Statistics
 
 Vector = NDArray[np.float32]
 
@@ -294,6 +296,11 @@ class Candidate:
     superseded_by: str
     vector: Vector | None = None
     """Only loaded when results shall be pushed apart."""
+    kind: int = 0
+    opening: str = ""
+    """Its first characters, unless it is a piece of a document or a summary: what its wording gives away."""
+    terms: frozenset[int] = frozenset()
+    """Numbers of the query's terms that it holds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -306,6 +313,8 @@ class WordStatistics:
     """Passages compared by meaning."""
     best_possible: float = 0.0
     """Sum of the words' inverse document frequencies, words that occur nowhere included."""
+    known: Statistics = field(default_factory=Statistics)
+    """What each word weighs."""
 
 
 @dataclass(frozen=True, slots=True)

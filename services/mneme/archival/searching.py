@@ -14,6 +14,7 @@ from mneme.archival.store import knowledge_bases, passages, past, scopes, search
 from mneme.runtime import call
 from mneme.runtime.db import Connection, Database
 from mneme.runtime.errors import invalid
+from mneme.runtime.ranking import query as asked_of
 
 HYBRID, SEMANTIC, LEXICAL = 1, 2, 3
 
@@ -110,7 +111,8 @@ class Searcher:
         elif asked.mode == SEMANTIC:
             ranked = ranking.by_meaning(found)
         else:
-            ranked = ranking.mixed(found, statistics, now=datetime.now(UTC), weights=self._weights)
+            question = asked_of(asked.text)
+            ranked = ranking.mixed(found, statistics, question, now=datetime.now(UTC), weights=self._weights)
         words_pass = asked.mode != SEMANTIC and not asked.strict
         ranked = ranking.at_least(ranked, asked.min_score, words_pass=words_pass)
         if asked.wanted.as_of is None and asked.wanted.recorded_as_of is None:

@@ -71,6 +71,7 @@ _RUN = re.compile(
 )
 _PART = re.compile(rf"\d+|(?:[^\W\d_{_SPACELESS}]|[{_MARKS}])+")
 _HAN_RUN = re.compile(f"[{_HAN}]+")
+_PAIR = re.compile(f"[{_SPACELESS}]{{2}}")
 _LATIN = re.compile("[a-z\u00c0-\u024f\u1e00-\u1eff]+")
 _POSSESSIVE = re.compile(r"(?<=\w)'s\b")
 _SAME = str.maketrans({"\u2019": "'", "\u2010": "-", "\u2011": "-", "\u2013": "-"})
@@ -106,6 +107,11 @@ def query_terms(text: str) -> list[str]:
     distinct = list(dict.fromkeys(terms(text)))
     telling = [term for term in distinct if term not in _COMMON]
     return (telling or distinct)[:_MAX_QUERY_TERMS]
+
+
+def is_pair(term: str) -> bool:
+    """Returns whether a term is two neighbours of a script without spaces: often no word, but the border of two."""
+    return bool(_PAIR.fullmatch(term))
 
 
 @dataclass(frozen=True, slots=True)

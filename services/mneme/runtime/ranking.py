@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mneme.runtime import wording
-from mneme.runtime.lexical import K1, B, query_terms
+from mneme.runtime.lexical import K1, B, is_pair, query_terms
 
 CONTEXT_LENGTH = 60
 """Terms up to which a text counts all words of the one before it as its own; a longer one speaks for itself."""
@@ -145,8 +145,11 @@ def statistics(rows: Sequence[Sequence[Any]] | None) -> Statistics:
 
 
 def best_possible(asked: Query, known: Statistics) -> float:
-    """Returns the sum of the terms' weights; a term that occurs nowhere counts like the rarest there could be."""
-    unknown = len(asked.terms) - len(known.idf)
+    """Returns the sum of the terms' weights.
+
+    A term that occurs nowhere counts like the rarest there could be; a pair of characters that does is no word.
+    """
+    unknown = sum(number not in known.idf and not is_pair(term) for number, term in enumerate(asked.terms, start=1))
     return sum(known.idf.values()) + unknown * math.log(1 + (known.document_count + 0.5) / 0.5)
 
 
@@ -258,8 +261,16 @@ def newer_first(ranked: Sequence[Scored], asked: Query, known: Statistics, *, wi
             ]
             if above:
                 places[newer.id] = min(places[newer.id], math.nextafter(min(above), -1.0))
-    first = sorted(ranked[:within], key=lambda one: places[one.candidate.id])
-    return [*first, *ranked[within:]]
+    return _falling([*sorted(ranked[:within], key=lambda one: places[one.candidate.id]), *ranked[within:]])
+
+
+def _falling(scored: Sequence[Scored]) -> list[Scored]:
+    """Gives what was put above another at least the other's score."""
+    lowest, fallen = -math.inf, []
+    for one in reversed(scored):
+        lowest = max(lowest, one.score)
+        fallen.append(replace(one, score=lowest))
+    return fallen[::-1]
 
 
 def _about_the_same(newer: Candidate, older: Candidate, known: Statistics) -> bool:

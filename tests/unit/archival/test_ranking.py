@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 from mneme.archival import ranking
 from mneme.archival.ranking import Weights
 from mneme.archival.records import Candidate, WordStatistics
+from mneme.runtime.ranking import query
 
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
 WEIGHTS = Weights()
+ASKED = query("where does Ann live")
 
 
 def candidate(
@@ -40,7 +42,8 @@ def candidate(
 
 
 def order(found: list[Candidate], best: float, weights: Weights = WEIGHTS) -> list[str]:
-    return [r.id for r in ranking.mixed(found, WordStatistics(best_possible=best), now=NOW, weights=weights)]
+    statistics = WordStatistics(best_possible=best)
+    return [r.id for r in ranking.mixed(found, statistics, ASKED, now=NOW, weights=weights)]
 
 
 def test_words_decide_where_they_cover_the_query() -> None:
@@ -57,7 +60,6 @@ def test_meaning_decides_where_words_cover_little() -> None:
 def test_without_vectors_words_are_all() -> None:
     found = [candidate("a", None, 1.0), candidate("b", None, 2.0)]
     assert order(found, best=0.0) == ["b", "a"]
-    assert ranking.words_share(found, WordStatistics(), WEIGHTS) == 1.0
 
 
 def test_newer_and_more_important_win_between_equals() -> None:
@@ -127,11 +129,11 @@ candidates = st.lists(
 
 @given(candidates, st.floats(0, 50))
 def test_every_candidate_is_ranked_once_best_first(found: list[Candidate], best: float) -> None:
-    ranked = ranking.mixed(found, WordStatistics(best_possible=best), now=NOW, weights=WEIGHTS)
+    ranked = ranking.mixed(found, WordStatistics(best_possible=best), ASKED, now=NOW, weights=WEIGHTS)
     final = ranking.successors_first(ranked, found, WEIGHTS)
     assert sorted(r.id for r in final) == sorted(c.id for c in found)
     assert all(a.score >= b.score for a, b in itertools.pairwise(final))
-    assert 0.0 <= ranking.words_share(found, WordStatistics(best_possible=best), WEIGHTS) <= 1.0
+    assert all(r.words_share is not None and 0.0 <= r.words_share <= 1.0 for r in final)
 
 
 @given(candidates)

@@ -10,8 +10,11 @@ from pgvector import HalfVector
 
 from mneme.archival.records import Candidate, Embedded, Filter, WordStatistics
 from mneme.archival.store import conditions, meaning
-from mneme.runtime import lexical
+from mneme.runtime import lexical, ranking
 from mneme.runtime.db import Connection
+
+STANDING = 20
+"""Preferences and instructions that are candidates whatever else is nearer."""
 
 # The number of matches is hard to foresee, and a plan made for one match takes time in its square for a thousand:
 # LATERAL with a limit makes it one look-up a match whatever the planner expects, the grouping below one pass.
@@ -27,31 +30,33 @@ _WORDS = """
 
 _NONE = "SELECT NULL::text AS id, NULL::double precision AS bm25, 0::bigint AS total WHERE false"
 
+# What somebody likes and how the agent shall behave are few, and are found among themselves too: a need that does not
+# name them would find all else first.
+_STANDING = """
+    SELECT p.id FROM archival.agent_passages p
+    WHERE p.tenant_id = %(tenant)s AND p.owner_id = ANY(%(owners)s) AND p.kind IN (2, 3)
+        AND p.embedding_config = %(space)s{where}
+    ORDER BY p.embedding <=> %(vector)s, p.id LIMIT %(standing)s
+"""
+
+# One pass over all hits, whatever the planner expects of them.
 _CANDIDATES = """
-SELECT p.id, p.created_at, p.importance, p.superseded_by, {cosine} AS cosine, c.bm25,
+SELECT p.id, p.created_at, p.importance, p.superseded_by, p.kind, {cosine} AS cosine, c.bm25, c.numbers,
+    CASE WHEN p.kind IN (4, 5) THEN '' ELSE left(p.text, 400) END AS opening,
     {vector} AS vector,
     (SELECT max(total) FROM words) AS total,
     (SELECT count(*) FROM meaning) AS considered,
-    {best} AS best
+    CASE WHEN row_number() OVER () = 1 THEN {statistics} END AS statistics
 FROM (
-    SELECT id, max(bm25) AS bm25 FROM (
-        SELECT id, NULL::double precision AS bm25, true AS chosen FROM meaning
-        UNION ALL SELECT id, bm25, true FROM words
-        UNION ALL SELECT document_id, bm25, false FROM lexical_match
+    SELECT id, sum(weight) AS bm25, array_agg(number) FILTER (WHERE number > 0) AS numbers FROM (
+        SELECT id, NULL::double precision AS weight, NULL::int AS number, true AS chosen FROM meaning
+        UNION ALL SELECT id, NULL, NULL, true FROM words
+        UNION ALL SELECT id, NULL, NULL, true FROM standing
+        UNION ALL SELECT document_id, weight, number, false FROM lexical_hit
     ) scored GROUP BY id HAVING bool_or(chosen)
 ) c
 JOIN archival.agent_passages p ON p.tenant_id = %(tenant)s AND p.id = c.id
 """
-
-# What the query's words could weigh at most: a word that occurs in no document counts like the rarest there could be.
-_BEST_POSSIBLE = """(
-    SELECT coalesce(max(known.idf), 0) + min(unknown.terms) * coalesce(max(unknown.idf), 0)
-    FROM (SELECT sum(idf) AS idf FROM lexical_asked GROUP BY scope) known
-    FULL JOIN (
-        SELECT cardinality(%(lexical_terms)s::text[]) - (SELECT count(DISTINCT term) FROM lexical_asked) AS terms,
-            ln(1 + (max(document_count) + 0.5) / 0.5) AS idf
-        FROM archival.lexical_scope WHERE tenant_id = %(tenant)s AND scope = ANY(%(lexical_scopes)s)
-    ) unknown ON true)"""
 
 _CHANGED = """
 SELECT s.revision, s.revision > %(since)s AND (
@@ -101,17 +106,19 @@ async def candidates(tx: Connection, tenant: str, query: Query) -> tuple[list[Ca
             f"WITH {lexical.bm25_cte('archival')}",
             meaning.cte(where) if by_meaning else f"meaning AS MATERIALIZED ({_NONE})",
             f"words AS MATERIALIZED ({_WORDS.format(where=where) if query.text else _NONE})",
+            f"standing AS MATERIALIZED ({_STANDING.format(where=where) if by_meaning and query.text else _NONE})",
         )
     ) + _CANDIDATES.format(
         cosine=meaning.COSINE if by_meaning else "NULL::double precision",
         vector="p.embedding" if query.with_vectors and by_meaning else "NULL::halfvec",
-        best=_BEST_POSSIBLE if by_meaning and query.text else "0",
+        statistics=lexical.statistics_column(),
     )
-    rows = await (await tx.execute(statement, values)).fetchall()
+    rows = await (await tx.execute(statement, {**values, "standing": STANDING})).fetchall()
     if not rows:
         return [], WordStatistics()
-    first = rows[0]
-    statistics = WordStatistics(first["total"] or 0, first["considered"], float(first["best"] or 0))
+    known = ranking.statistics(next((row["statistics"] for row in rows if row["statistics"]), None))
+    best = ranking.best_possible(ranking.query(query.text), known)
+    statistics = WordStatistics(rows[0]["total"] or 0, rows[0]["considered"], best, known)
     return [_candidate(row) for row in rows], statistics
 
 
@@ -160,4 +167,7 @@ def _candidate(row: dict[str, Any]) -> Candidate:
         importance=row["importance"],
         superseded_by=row["superseded_by"],
         vector=row["vector"].to_numpy().astype("float32") if row["vector"] is not None else None,
+        kind=row["kind"],
+        opening=row["opening"],
+        terms=frozenset(row["numbers"] or ()),
     )

@@ -113,6 +113,12 @@ Index(
     agent_passages.c.created_at,
 )
 Index(
+    "agent_passages_standing",
+    agent_passages.c.tenant_id,
+    agent_passages.c.owner_id,
+    postgresql_where=text("kind = ANY (ARRAY[2, 3])"),
+)
+Index(
     "agent_passages_revision",
     agent_passages.c.tenant_id,
     agent_passages.c.owner_id,

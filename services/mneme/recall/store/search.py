@@ -73,9 +73,9 @@ async def by_meaning(tx: Connection, wanted: Filter, meaning: Meaning, limit: in
     return _found(await cursor.fetchall())
 
 
-# Both ways bring their best, and the best by words also the turn after each: an answer seldom repeats the words of its
-# question. What is known of a candidate's words, and of those of the turn before it, is gathered in one pass over all
-# hits, whatever the planner expects of them.
+# Both ways bring their best, and the best by words also the turn after each: an answer seldom repeats the words of what
+# it answers. What was said half a day before is no context. What is known of a candidate and of the turn before it is
+# gathered in one pass over all hits, whatever the planner expects of them.
 _BOTH = """
 WITH {bm25}, word AS MATERIALIZED (
 SELECT m.id, m.conversation_id, m.sequence_id, row_number() OVER () AS place
@@ -91,7 +91,8 @@ AND {condition} AND m.role IN (1, 2) AND m.text <> '' ORDER BY m.sequence_id LIM
 ) k {by_key} LEFT JOIN LATERAL (
 SELECT b.id FROM recall.messages b WHERE b.tenant_id = %(tenant)s AND b.conversation_id = m.conversation_id
 AND b.sequence_id < m.sequence_id AND b.sequence_id > m.sequence_id - 20 AND b.user_id = m.user_id AND NOT b.hidden
-AND b.role IN (1, 2) AND b.text <> '' ORDER BY b.sequence_id DESC LIMIT 1) b ON true
+AND b.created_at > m.created_at - interval '12 hours' AND b.role IN (1, 2) AND b.text <> ''
+ORDER BY b.sequence_id DESC LIMIT 1) b ON true
 ), known AS (
 SELECT id, bool_or(found) AS found, max(before) AS before, max(length) AS length,
 array_agg(number) FILTER (WHERE number > 0) AS numbers, array_agg(frequency) FILTER (WHERE number > 0) AS frequencies
