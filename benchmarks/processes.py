@@ -58,18 +58,26 @@ class Deployment:
         addresses = {name: self._target(name) for name in registry.NAMES}
         return Client.connect(addresses=addresses, token=self.token)
 
+    @property
+    def address(self) -> str:
+        """`host:port` of the first process."""
+        return f"127.0.0.1:{self.processes[0].port}"
+
     def _target(self, name: str) -> str:
         hosts = [f"127.0.0.1:{process.port}" for process in self.processes if name in process.names]
         return f"ipv4:///{','.join(hosts)}"
 
 
 @asynccontextmanager
-async def deployed(stores: Settings, groups: Sequence[tuple[str, ...]]) -> AsyncIterator[Deployment]:
+async def deployed(
+    stores: Settings, groups: Sequence[tuple[str, ...]], *, extra: Mapping[str, str] | None = None
+) -> AsyncIterator[Deployment]:
     """One process a group of services, all of them serving inside the block, with the stub model.
 
     Args:
         stores: Settings of running and migrated stores, with their data folder.
         groups: Names of services, a group a process; a service may be in several.
+        extra: Environment variables above all others.
 
     Raises:
         RuntimeError: A process ended or did not get ready; its log is in the text.
@@ -82,7 +90,7 @@ async def deployed(stores: Settings, groups: Sequence[tuple[str, ...]]) -> Async
         started = []
         for group, port, metrics_port in plan:
             own = {"MNEME_SERVER__PORT": str(port), "MNEME_SERVER__METRICS_PORT": str(metrics_port)}
-            environment = _environment(stores) | (peers if len(groups) > 1 else {}) | own
+            environment = _environment(stores) | (peers if len(groups) > 1 else {}) | own | dict(extra or {})
             log = stores.data_dir / f"{group[0]}-{port}.log"
             child = _start(["benchmarks.host", *group], environment, log, stack)
             started.append((Process(group, port, metrics_port, child.pid), child, log))
