@@ -309,8 +309,7 @@ class Answering:
         if isinstance(outcome, pb.Hit):
             label = "semantic" if outcome.tier == pb.TIER_SEMANTIC else "exact"
             _count_hit(counts, outcome)
-            address = query.address if seen.served is None else seen.served.address
-            self._reuse.used(address, outcome.entry, seen.near.space.dimensions if seen.near else 0)
+            self._reuse.used(scope.tenant, outcome.entry, seen.near.space.dimensions if seen.near else 0)
         else:
             counts.misses[outcome.reason, outcome.guard] += 1
             label = pb.MissReason.Name(outcome.reason).removeprefix("MISS_REASON_").lower()

@@ -86,19 +86,20 @@ class Keeping:
         return True
 
     async def _make_room(self, query: Query, stored: Stored, dimensions: int) -> None:
-        entry, taken = stored.entry, size(stored.entry, dimensions)
+        entry, taken, tenant = stored.entry, size(stored.entry, dimensions), query.address.scope.tenant
         evicted = await self._worth.keep(
-            query.address,
+            tenant,
             entry.entry_id,
             ends=entry.expire_time.ToNanoseconds() / 1e9,
             size=taken,
             worth=worth(entry, taken),
         )
-        for address, entry_id in evicted:
-            if await self._entries.remove(address, entry_id):
+        for entry_id in evicted:
+            address = await self._entries.find(tenant, entry_id)
+            if address is not None and await self._entries.remove(address, entry_id):
                 self._evictions.inc()
         if evicted:
-            log.info("cache.evicted", tenant=query.address.scope.tenant, count=len(evicted))
+            log.info("cache.evicted", tenant=tenant, count=len(evicted))
 
 
 def _owners(query: Query, stored: Stored) -> list[tuple[str, str]]:

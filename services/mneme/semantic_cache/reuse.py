@@ -7,7 +7,6 @@ import contextlib
 from collections import defaultdict
 
 from mneme.runtime.redis import CacheDown
-from mneme.semantic_cache.addresses import Address
 from mneme.semantic_cache.store import WorthStore
 from mneme.semantic_cache.v1 import semantic_cache_pb2 as pb
 
@@ -30,14 +29,14 @@ class Reuse:
 
     def __init__(self, store: WorthStore) -> None:
         self._store = store
-        self._gains: dict[str, dict[tuple[Address, str], float]] = {}
+        self._gains: dict[str, dict[str, float]] = {}
         self._task: asyncio.Task[None] | None = None
 
-    def used(self, address: Address, entry: pb.CacheEntry, dimensions: int) -> None:
+    def used(self, tenant: str, entry: pb.CacheEntry, dimensions: int) -> None:
         """Counts a use of an entry."""
-        gains = self._gains.setdefault(address.scope.tenant, defaultdict(float))
+        gains = self._gains.setdefault(tenant, defaultdict(float))
         if len(gains) < _MOST:
-            gains[address, entry.entry_id] += worth(entry, size(entry, dimensions))
+            gains[entry.entry_id] += worth(entry, size(entry, dimensions))
 
     def start(self) -> None:
         """Begins to report."""

@@ -13,8 +13,7 @@ from typing import Any
 import redis.asyncio
 
 from mneme.runtime.redis import Cache
-from mneme.semantic_cache.addresses import Address, worth_key
-from mneme.semantic_cache.store.entries import pack_address, unpack_address
+from mneme.semantic_cache.addresses import worth_key
 
 _FAMILIES = ("worth", "ends", "sizes", "total")
 
@@ -58,13 +57,11 @@ class WorthStore:
         self._life_ms = int(longest_life * 1000)
         self._tenant_bytes = tenant_bytes
 
-    async def keep(
-        self, address: Address, entry_id: str, *, ends: float, size: int, worth: float
-    ) -> list[tuple[Address, str]]:
-        """Counts an entry that was stored; returns the (address, id) of those that must go for it, maybe itself.
+    async def keep(self, tenant: str, entry_id: str, *, ends: float, size: int, worth: float) -> list[str]:
+        """Counts an entry that was stored; returns the ids of those that must go for it, maybe its own.
 
         Args:
-            address: Where it lives.
+            tenant: Whose it is.
             entry_id: Its id.
             ends: When it ends, in Unix seconds.
             size: Bytes it takes.
@@ -73,24 +70,22 @@ class WorthStore:
         Raises:
             CacheDown: Redis does not answer.
         """
-        tenant = address.scope.tenant
         keys = [worth_key(tenant, family) for family in _FAMILIES]
-        member = pack_address(address, entry_id)
-        arguments = (member, time.time(), ends, size, worth, self._tenant_bytes, self._life_ms)
+        arguments = (entry_id, time.time(), ends, size, worth, self._tenant_bytes, self._life_ms)
 
         async def command(client: redis.asyncio.Redis) -> Any:
             return await client.eval(_KEEP, len(keys), *keys, *arguments)
 
-        return [unpack_address(tenant, packed) for packed in await self._cache.run(command)]
+        return [member.decode() for member in await self._cache.run(command)]
 
-    async def used(self, tenant: str, gains: dict[tuple[Address, str], float]) -> None:
-        """Raises the worth of entries that were served; those that are gone stay gone. Raises CacheDown."""
+    async def used(self, tenant: str, gains: dict[str, float]) -> None:
+        """Raises the worth of entries, by id, that were served; those that are gone stay gone. Raises CacheDown."""
         key = worth_key(tenant, _FAMILIES[0])
 
         async def command(client: redis.asyncio.Redis) -> None:
             pipeline = client.pipeline(transaction=False)
-            for (address, entry_id), gain in gains.items():
-                pipeline.zadd(key, {pack_address(address, entry_id): gain}, xx=True, incr=True)
+            for entry_id, gain in gains.items():
+                pipeline.zadd(key, {entry_id: gain}, xx=True, incr=True)
             await pipeline.execute()
 
         await self._cache.run(command)
