@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc.aio
 import numpy as np
+import psycopg
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -211,6 +212,20 @@ async def until(holds: Callable[[], Awaitable[bool]], *, seconds: float = 15.0) 
             await asyncio.sleep(0.02)
 
 
+def traces(owner_url: str, marker: str) -> list[str]:
+    """Returns the tables of the schema in which a text occurs, past row-level security."""
+    found = []
+    with psycopg.connect(owner_url) as connection:
+        tables = connection.execute(
+            "SELECT relname FROM pg_class WHERE relkind = 'r' AND relnamespace = 'archival'::regnamespace"
+        )
+        for (table,) in tables.fetchall():
+            rows = connection.execute(f'SELECT * FROM archival."{table}"').fetchall()
+            if any(marker.encode() in value for row in rows for value in map(_plain, row)):
+                found.append(table)
+    return found
+
+
 @asynccontextmanager
 async def serving(fake: FakeEmbedding) -> AsyncIterator[str]:
     """Runs the fake; gives its address."""
@@ -257,3 +272,7 @@ def call(replica: Replica) -> Call:
 async def archive(call: Call) -> Archive:
     """A caller with a tenant-wide credential that is no administrator."""
     return await call(scopes=())
+
+
+def _plain(value: object) -> bytes:
+    return bytes(value) if isinstance(value, bytes | memoryview) else str(value).encode()

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 
 import grpc.aio
-import psycopg
 import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
 
@@ -21,6 +20,7 @@ from tests.contract.archival.conftest import (
     new_id,
     of_agent,
     of_base,
+    traces,
     vector_of,
 )
 from tests.support.hosting import failure
@@ -192,24 +192,6 @@ async def test_nothing_that_runs_beside_a_purge_survives_it(archive: Archive, ca
         tasks.create_task(purge(orchestrator, user_id="ann"))
     await write(99)
     assert (await purge(orchestrator, user_id="ann"))["archival.agent_passages"] == (0, 0)
-
-
-def traces(owner_url: str, marker: str) -> list[str]:
-    """Returns the tables of the schema in which a text occurs, past row-level security."""
-    found = []
-    with psycopg.connect(owner_url) as connection:
-        tables = connection.execute(
-            "SELECT relname FROM pg_class WHERE relkind = 'r' AND relnamespace = 'archival'::regnamespace"
-        )
-        for (table,) in tables.fetchall():
-            rows = connection.execute(f'SELECT * FROM archival."{table}"').fetchall()
-            if any(marker.encode() in value for row in rows for value in map(_plain, row)):
-                found.append(table)
-    return found
-
-
-def _plain(value: object) -> bytes:
-    return bytes(value) if isinstance(value, bytes | memoryview) else str(value).encode()
 
 
 async def test_the_first_hundred_agents_of_a_knowledge_base_are_shown(archive: Archive) -> None:
