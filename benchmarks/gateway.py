@@ -330,7 +330,7 @@ async def _hits(deployment: Deployment, stores: Settings, echo_port: int) -> lis
         await _times(lambda: caller.embed(text), _SAMPLES // 4)
         hits = await _times(lambda: caller.embed(text), _SAMPLES)
     return [
-        Row("embed_cache_hit", statistics.median(hits), "ms", statistics.median(hand), Bar(2, of="ratio")),
+        Row("embed_cache_hit", statistics.median(hits), "ms", statistics.median(hand)),
         Row("embed_cache_hit_p95", _p95(hits), "ms", _p95(hand)),
     ]
 

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from mneme.embedding.provider import InputType
 
@@ -28,8 +28,7 @@ class Urgency(IntEnum):
     """Goes when nobody waits."""
 
 
-@dataclass(frozen=True, slots=True)
-class Kind:
+class Kind(NamedTuple):
     """What the texts of one call have in common."""
 
     input_type: InputType
