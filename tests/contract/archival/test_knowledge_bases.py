@@ -157,7 +157,7 @@ async def purge(caller: Archive, **subject: str) -> dict[str, tuple[int, int]]:
 async def test_a_purge_leaves_no_trace_and_refuses_late_writes(
     archive: Archive, call: Call, owner_url: str, embedding: FakeEmbedding, subject: str
 ) -> None:
-    """Complaint 27: a background write resurrects deleted memories."""
+    """Peers' complaint 27: background work resurrects deleted memories (redis/agent-memory-server/pull/184)."""
     orchestrator = await call(service="orchestrator")
     user = "user-marker" if subject == "user" else ""
     provenance = common_pb2.Provenance(reason="because of the xyzzq marker")

@@ -117,7 +117,7 @@ async def test_a_merge_replaces_several(archive: Archive, call: Call) -> None:
 
 
 async def test_32_identical_inserts_at_once_make_one_passage(archive: Archive) -> None:
-    """Complaints 22 and 23: a race between check and insert makes permanent duplicates."""
+    """Peers' complaints 22, 23: check, then insert, makes permanent duplicates (mem0ai/mem0/issues/6515, issues/6531)."""
     responses = await asyncio.gather(*(archive.insert("one fact") for _ in range(32)))
     assert len({response.passage.passage_id for response in responses}) == 1
     assert sum(not response.duplicate for response in responses) == 1
@@ -127,7 +127,7 @@ async def test_32_identical_inserts_at_once_make_one_passage(archive: Archive) -
 
 
 async def test_a_retry_gets_the_first_response(archive: Archive) -> None:
-    """Complaint 29: a retried turn writes twice."""
+    """Peers' complaint 29: a retried turn writes twice (redis-developer/adk-redis/issues/24)."""
     request_id = new_id()
     first, again = [await archive.insert("kept once", request_id=request_id) for _ in range(2)]
     assert first == again
@@ -192,7 +192,7 @@ async def test_delete_removes_it_everywhere(archive: Archive) -> None:
 
 
 async def test_recalled_text_is_no_new_fact(archive: Archive) -> None:
-    """Complaint 24: a hallucination stored 668 times through a recall loop."""
+    """Peers' complaint 24: a hallucination stored 668 times through a recall loop (mem0ai/mem0/issues/4573)."""
     recalled = common_pb2.Provenance(from_recall=True)
     refused = await failure(archive.insert("what a search returned", provenance=recalled))
     assert refused.metadata["field"] == "passage.provenance.from_recall"
