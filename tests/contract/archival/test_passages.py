@@ -117,7 +117,7 @@ async def test_a_merge_replaces_several(archive: Archive, call: Call) -> None:
 
 
 async def test_32_identical_inserts_at_once_make_one_passage(archive: Archive) -> None:
-    """Peers' complaints 22, 23: check, then insert, makes permanent duplicates (mem0ai/mem0/issues/6515, issues/6531)."""
+    """Peers' complaints 22, 23: check, then insert, makes duplicates (mem0ai/mem0/issues/6515, issues/6531)."""
     responses = await asyncio.gather(*(archive.insert("one fact") for _ in range(32)))
     assert len({response.passage.passage_id for response in responses}) == 1
     assert sum(not response.duplicate for response in responses) == 1
