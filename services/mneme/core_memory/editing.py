@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import difflib
+import heapq
+from collections.abc import Iterator
 
 from mneme.core_memory.blocks import Block
 from mneme.errors.v1 import errors_pb2
 from mneme.runtime.errors import Error
 
 _SHOWN_CHARS = 80
-_COMPARED_CHARS = 200
-_COMPARED_LINES = 1000
+_PIECE_CHARS = 200
 _CLOSEST_CANDIDATES = 10
 
 
@@ -71,27 +72,43 @@ def occurrences(value: str, text: str) -> int:
     return count
 
 
-def closest_line(value: str, text: str) -> str:
-    """Returns the line of `value` most like the first line of `text`; empty when there is none.
+def closest_text(value: str, text: str) -> str:
+    """Returns the piece of `value` most like a line of `text`; empty when there is none.
 
-    Only the first thousand lines and the first 200 characters of each are compared: a hint must not cost
-    more than the edit.
+    The line is the first of `text` that `value` does not hold. A piece is a line, or 200 characters of a longer one.
+    All pieces are compared by the groups of three characters they share (Dice's coefficient), the ten best of them
+    character by character: a hint costs time in proportion to the block.
     """
-    wanted = next((line for line in text.split("\n") if line.strip()), text)[:_COMPARED_CHARS]
-    lines = [line for line in value.split("\n", _COMPARED_LINES)[:_COMPARED_LINES] if line.strip()]
+    lines = [line for line in text.split("\n") if line.strip()]
+    wanted = next((line for line in lines if line not in value), lines[0] if lines else text)[:_PIECE_CHARS]
+    groups = _groups(wanted)
     matcher = difflib.SequenceMatcher(autojunk=False)
-    matcher.set_seq2(wanted)
+    matcher.set_seq2(wanted.casefold())
 
-    def quick(line: str) -> float:
-        matcher.set_seq1(line[:_COMPARED_CHARS])
-        return matcher.quick_ratio()
+    def rough(piece: str) -> float:
+        found = _groups(piece)
+        return 2 * len(groups & found) / (len(groups) + len(found))
 
-    def exact(line: str) -> float:
-        matcher.set_seq1(line[:_COMPARED_CHARS])
+    def exact(piece: str) -> float:
+        matcher.set_seq1(piece.casefold())
         return matcher.ratio()
 
-    candidates = sorted(lines, key=quick, reverse=True)[:_CLOSEST_CANDIDATES]
-    return max(candidates, key=exact, default="")
+    return max(heapq.nlargest(_CLOSEST_CANDIDATES, _pieces(value), key=rough), key=exact, default="")
+
+
+def _groups(piece: str) -> set[str]:
+    """Returns the groups of three neighbouring characters; the ends count as neighbours, so none is too short."""
+    padded = f"  {piece.casefold()}  "
+    return {padded[start : start + 3] for start in range(len(padded) - 2)}
+
+
+def _pieces(value: str) -> Iterator[str]:
+    """Yields the lines that are not blank; a long line in overlapping pieces, so that each text is whole in one."""
+    for line in value.split("\n"):
+        if not line.strip():
+            continue
+        for start in range(0, max(1, len(line) - _PIECE_CHARS // 2), _PIECE_CHARS // 2):
+            yield line[start : start + _PIECE_CHARS]
 
 
 def _only_occurrence(block: Block, text: str) -> int:
@@ -99,7 +116,7 @@ def _only_occurrence(block: Block, text: str) -> int:
     if start >= 0 and block.value.find(text, start + 1) < 0:
         return start
     count = occurrences(block.value, text)
-    closest = closest_line(block.value, text) if not count else ""
+    closest = closest_text(block.value, text) if not count else ""
     raise Error(
         errors_pb2.REASON_TEXT_NOT_FOUND,
         f"block '{block.label}' {_mismatch(text, count, closest)}",
@@ -114,7 +131,7 @@ def _mismatch(text: str, count: int, closest: str) -> str:
         return f"contains {_shown(text)} {count} times; quote more of the text around it, so that it occurs once"
     if not closest:
         return f"does not contain {_shown(text)}; it is empty"
-    return f"does not contain {_shown(text)}; closest line: {_shown(closest)}"
+    return f"does not contain {_shown(text)}; closest text: {_shown(closest)}"
 
 
 def _shown(text: str) -> str:

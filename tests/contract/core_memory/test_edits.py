@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 
 from mneme.common.v1 import common_pb2
+from mneme.core_memory.service import build
 from mneme.core_memory.v1 import core_memory_pb2 as pb
+from mneme.core_memory.v1.core_memory_pb2_grpc import CoreMemoryServiceStub
 from mneme.errors.v1 import errors_pb2
 from tests.contract.core_memory.conftest import AGENT, Memory, by_id, by_label, new_id
-from tests.support.hosting import failure
+from tests.support.hosting import Hosting, failure
 
 
 async def test_a_created_block_comes_back_with_its_defaults(memory: Memory) -> None:
@@ -141,11 +144,16 @@ async def test_a_label_that_an_agent_sees_already_cannot_be_taken_over(memory: M
     assert (await memory.get(persona.block_id)).block.label == "persona"
 
 
-async def test_sixteen_writers_lose_no_append(memory: Memory) -> None:
+async def test_writers_over_two_replicas_lose_no_append(memory: Memory, hosting: Hosting) -> None:
+    """Peers' complaint 22, a check before a write that races: mem0ai/mem0/issues/6515."""
     block = await memory.create("log", limit_chars=100_000, agents=(AGENT, "agent-2"))
-    lines = [f"writer {writer} line {line}" for writer in range(16) for line in range(4)]
-
-    await asyncio.gather(*(memory.append(by_label("log"), line) for line in lines))
+    lines = [f"writer {writer}" for writer in range(64)]
+    async with hosting.replica("core_memory", build) as replica:
+        elsewhere = Memory(await replica.stub(CoreMemoryServiceStub))
+        writers = itertools.cycle((memory, elsewhere))
+        await asyncio.gather(
+            *(writer.append(by_label("log"), line) for writer, line in zip(writers, lines, strict=False))
+        )
 
     stored = (await memory.get(block.block_id)).block
     assert sorted(stored.value.split("\n")) == sorted(lines)
@@ -155,6 +163,37 @@ async def test_sixteen_writers_lose_no_append(memory: Memory) -> None:
     assert (await memory.render("agent-2")).revision.revision == 1 + len(lines)
     changes = await memory.changes(block_id=block.block_id)
     assert [one.new_version for one in changes if one.kind == 2] == list(range(2, len(lines) + 2))
+
+
+async def test_an_edit_with_an_old_etag_is_aborted(memory: Memory) -> None:
+    block = await memory.create("human", "tea", agents=(AGENT,))
+    ref = by_id(block.block_id)
+    newer = (await memory.append(ref, "milk", etag=block.etag)).block
+    remove = pb.RemoveTextRequest(request_id=new_id(), ref=ref, text="tea", etag=block.etag)
+
+    for running in (
+        memory.append(ref, "x", etag=block.etag),
+        memory.replace(ref, "tea", "x", etag=block.etag),
+        memory.stub.RemoveText(remove),
+    ):
+        error = await failure(running)
+        assert (error.reason, error.metadata["current_etag"]) == (errors_pb2.REASON_ETAG_MISMATCH, newer.etag)
+
+    remove.etag, remove.request_id = newer.etag, new_id()
+    assert (await memory.stub.RemoveText(remove)).block.value == "milk"
+
+
+async def test_of_racing_edits_with_one_etag_one_wins(memory: Memory) -> None:
+    block = await memory.create("human", "0", agents=(AGENT,))
+
+    outcomes = await asyncio.gather(
+        *(memory.update(by_id(block.block_id), value=f"{n}", etag=block.etag) for n in range(1, 9)),
+        return_exceptions=True,
+    )
+
+    won = [one for one in outcomes if not isinstance(one, BaseException)]
+    assert [one.value for one in won] == [(await memory.get(block.block_id)).block.value]
+    assert len(await memory.versions(block.block_id)) == 2
 
 
 async def test_a_deleted_block_is_gone_from_its_agents_and_stays_in_the_audit(memory: Memory) -> None:

@@ -214,6 +214,19 @@ async def test_a_block_is_made_from_a_template(memory: Memory) -> None:
     assert [one.block_id for one in from_it.blocks] == [made.block_id]
 
 
+async def test_a_changed_template_leaves_the_blocks_made_from_it_alone(memory: Memory) -> None:
+    template = await memory.create("human", "Name:", is_template=True)
+    request = pb.CreateBlockRequest(request_id=new_id(), block=pb.Block(), template_block_id=template.block_id)
+    before = (await memory.stub.CreateBlock(request)).block
+    changed = await memory.update(by_id(template.block_id), value="Called:", etag=template.etag)
+    request.request_id = new_id()
+    after = (await memory.stub.CreateBlock(request)).block
+
+    assert (changed.version, [one.value for one in await memory.versions(template.block_id)]) == (2, ["Called:", "Name:"])
+    assert (await memory.get(before.block_id)).block.value == "Name:"
+    assert after.value == "Called:"
+
+
 async def test_a_template_is_not_attached(memory: Memory) -> None:
     template = await memory.create("human", is_template=True)
 

@@ -92,16 +92,29 @@ def test_the_limit_counts_characters(value: str, limit: int) -> None:
 
 
 @given(texts.filter(str.strip), texts)
-def test_the_closest_line_is_a_line_of_the_block(value: str, text: str) -> None:
-    assert editing.closest_line(value, text) in value.split("\n")
+def test_the_closest_text_stands_in_the_block(value: str, text: str) -> None:
+    closest = editing.closest_text(value, text)
+
+    assert closest
+    assert any(closest in line for line in value.split("\n"))
 
 
-def test_the_closest_line_is_the_most_alike() -> None:
+def test_the_closest_text_is_the_most_alike() -> None:
     value = "Name: Ann\nlikes green tea\nlives in Bern"
 
-    assert editing.closest_line(value, "Likes tea") == "likes green tea"
-    assert editing.closest_line(value, "\nName: Anne\nmore") == "Name: Ann"
-    assert editing.closest_line("", "anything") == ""
+    assert editing.closest_text(value, "Likes tea") == "likes green tea"
+    assert editing.closest_text(value, "\nName: Anne\nmore") == "Name: Ann"
+    assert editing.closest_text(value, "Name: Ann\nlikes tea") == "likes green tea"
+    assert editing.closest_text("喜欢绿茶\n住在上海", "喜欢红茶") == "喜欢绿茶"
+    assert editing.closest_text("", "anything") == ""
+
+
+def test_the_closest_text_is_found_anywhere_in_a_full_block() -> None:
+    sentences = [f"Order {number} went to the harbour of town {number * 7919 % 1000}. " for number in range(2000)]
+    sentences[1500] = "Ann keeps her bees behind the old mill. "
+    for joint in ("", "\n"):
+        value = joint.join(sentences)[:100_000]
+        assert "keeps her bees behind the old mill" in editing.closest_text(value, "Ann kept her bees by the old mill")
 
 
 def test_messages_show_the_start_of_a_long_text_only() -> None:
