@@ -299,9 +299,18 @@ class OrchestratorSettings(Section):
     summary_tokens: int = Field(default=600, ge=50)
     """Most tokens of the summary of evicted messages."""
     cache_timeout: float = Field(default=0.05, gt=0)
-    """Longest time the semantic cache may take beside waiting for another caller's answer; then it is a miss."""
-    cache_max_wait: float = Field(default=10.0, ge=0)
-    """Longest wait for another caller's answer to the same question."""
+    """Longest time that a semantic cache which does not answer may cost a turn; then it is a miss."""
+    cache_max_wait: float = Field(default=30.0, ge=0)
+    """Longest wait for another caller's answer to the same question; above the time that a model takes for one."""
+    cache_lease: float = Field(default=60.0, gt=0)
+    """Time in which a question must be answered by the one whom others wait for; then another of them answers it."""
+    cache_refreshes: int = Field(default=2, ge=0)
+    """Answers for all users that one process makes anew at once, in the background; 0 lets them end."""
+    judge_model: str = ""
+    """Model that judges, in the background, samples of the answers that were served for other words; empty for none.
+    One that is called by the semantic cache itself is `semantic_cache.judge_model`."""
+    judge_per_minute: float = Field(default=30.0, gt=0)
+    """Samples that it judges in a minute at most, for each process."""
     operation_hold: float = Field(default=30.0, gt=0)
     """Time for which an operation belongs to the process that works on it."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from contextlib import aclosing
 from dataclasses import dataclass, replace
@@ -12,7 +11,7 @@ import structlog
 
 from mneme.errors.v1 import errors_pb2
 from mneme.orchestrator import events
-from mneme.orchestrator.current import CancelledRunError, Current
+from mneme.orchestrator.current import Current
 from mneme.orchestrator.journal import SEND_MESSAGE
 from mneme.orchestrator.models import table
 from mneme.orchestrator.models.port import (
@@ -27,7 +26,6 @@ from mneme.orchestrator.models.port import (
 from mneme.orchestrator.partial_json import StringField
 from mneme.orchestrator.patience import Patience, is_transient
 from mneme.orchestrator.profile import Choice
-from mneme.orchestrator.records import Bill
 from mneme.runtime.errors import Error
 from mneme.runtime.metrics import Metrics
 
@@ -61,20 +59,10 @@ class Asker:
             Error: CONTEXT_OVERFLOW, or every model refused for good.
             CancelledRunError: The run was cancelled meanwhile.
         """
-        handle = self._current.handle
-        handle.thinking = True
-        try:
+        async with self._current.breakable():
             return await Patience(self._current.deps.settings.orchestrator, self._noticed).call(
                 lambda: self._round(request, step_id)
             )
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if not handle.cancel_requested or task is None:
-                raise
-            task.uncancel()
-            raise CancelledRunError from None
-        finally:
-            handle.thinking = False
 
     async def _noticed(self, error: Error) -> None:
         self._current.last_error = error
@@ -192,15 +180,3 @@ class _Shown:
                 current.run.run_id, attempt=current.attempt, step_id=self._step_id, offset=offset, text=text
             )
             current.deps.hub.publish_delta(current.run.run_id, delta)
-
-
-def bill_of(model: str, usage: Usage) -> Bill:
-    """What an answer costs, by the table of models."""
-    return Bill(
-        usage.input_tokens,
-        usage.output_tokens,
-        usage.cache_read_tokens,
-        usage.cache_write_tokens,
-        1,
-        round(table.model_info(model).cost(usage) * 1_000_000),
-    )

@@ -236,8 +236,8 @@ def wire_part(part: Part) -> pb.ContextPart:
 
 
 def wire_usage(row: UsageRow) -> pb.UsageRow:
-    """Usage of one day and model for the wire."""
-    return pb.UsageRow(day=row.day, model=row.model, usage=wire_bill(row.bill))
+    """Usage of one day, model and purpose for the wire."""
+    return pb.UsageRow(day=row.day, model=row.model, usage=wire_bill(row.bill), purpose=row.purpose)
 
 
 def _check_agent(agent: pb.Agent) -> None:
@@ -251,7 +251,6 @@ def _check_agent(agent: pb.Agent) -> None:
     if both and window.target_fraction >= window.flush_fraction:
         raise invalid("agent.window.target_fraction", "must be below flush_fraction")
     later = {
-        "shared answers": agent.cache_policy == pb.CACHE_POLICY_SHARED,
         "augmented memory": agent.memory_mode not in (pb.MEMORY_MODE_UNSPECIFIED, pb.MEMORY_MODE_SELF_DIRECTED),
         "tool rules": bool(agent.tool_rules),
         "routing by complexity": agent.model.route_by_complexity,

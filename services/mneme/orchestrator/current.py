@@ -13,6 +13,7 @@ from typing import TypeVar
 import structlog
 
 from mneme.orchestrator import events
+from mneme.orchestrator.answers.process import Answers
 from mneme.orchestrator.events import EventLog
 from mneme.orchestrator.executor import Executor
 from mneme.orchestrator.models.port import ChatModel, ToolUse
@@ -54,6 +55,7 @@ class Deps:
     hub: Hub
     metrics: Metrics
     count_tokens: Callable[[str], int]
+    answers: Answers
 
 
 @dataclass(slots=True)
@@ -65,10 +67,10 @@ class Handle:
     cancel_requested: bool = False
     task: asyncio.Task[None] | None = None
     thinking: bool = False
-    """True while a model is asked: nothing of the step is stored yet, so it may be broken off."""
+    """True while a model or the cache is asked: nothing of the step is stored yet, so it may be broken off."""
 
     def cancel(self) -> None:
-        """Asks the turn to stop after its current step, or at once while a model is asked."""
+        """Asks the turn to stop after its current step, or at once while a model or the cache is asked."""
         if self.cancel_requested:
             return
         self.cancel_requested = True
@@ -103,6 +105,8 @@ class Current:
     bill: Bill = field(default_factory=Bill)
     """Of the whole run."""
     model_asked: bool = False
+    model: str = ""
+    """Which one answered last."""
     step_count: int = 0
     last_error: Error | None = None
     """What the run waited for last."""
@@ -198,6 +202,7 @@ class Current:
             cancel = await journal_store.commit(tx, self.fence, step, self.log.stored(), warned=self._changed_warned())
         self._shown(cancel=cancel)
         self.bill += step.bill
+        self.model = step.model
         self.step_count = step.number
 
     async def checkpoint(self, *, step_id: str = "", continue_reason: str = "") -> None:
@@ -219,6 +224,25 @@ class Current:
             )
         self.pause = None
         self._shown(cancel=cancel)
+
+    @asynccontextmanager
+    async def breakable(self) -> AsyncIterator[None]:
+        """Lets the block be broken off when the run is cancelled: nothing of it may be stored yet.
+
+        Raises:
+            CancelledRunError: The run was cancelled meanwhile.
+        """
+        self.handle.thinking = True
+        try:
+            yield
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if not self.handle.cancel_requested or task is None:
+                raise
+            task.uncancel()
+            raise CancelledRunError from None
+        finally:
+            self.handle.thinking = False
 
     def stop_if_cancelled(self) -> None:
         """Raises:

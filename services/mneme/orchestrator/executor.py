@@ -4,8 +4,8 @@ Every effect carries an id derived from its step and call index, so that a step 
 meets its own earlier effect instead of doing it twice.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, time, timedelta
 
 import grpc
@@ -76,6 +76,10 @@ class ToolResult:
     pause_minutes: int | None = None
     degraded: str = ""
     """Name of a service that did not answer; the call failed because of it."""
+    by_words_only: bool = False
+    """True for a search that could not go by meaning: it may have missed what it would find otherwise."""
+    passages: Mapping[str, str] | None = None
+    """Passages shown, each with its knowledge base (empty for the agent's own); None for all but archival searches."""
 
 
 class Executor:
@@ -177,7 +181,8 @@ class Executor:
         )
         out_of_view = [r for r in response.results if not _in_view(r.message, context)]
         lines = [f"{_said(r.message)} (score {r.score:.2f})" for r in out_of_view]
-        return self._listing(lines, call.arguments["limit"], context, nothing="no earlier message fits")
+        listing = self._listing(lines, call.arguments["limit"], context, nothing="no earlier message fits")
+        return replace(listing, by_words_only=response.degraded)
 
     async def _search_dates(self, call: ParsedCall, context: ToolContext) -> ToolResult:
         first, last = (
@@ -248,7 +253,10 @@ class Executor:
             f"[{r.passage.passage_id}, {_day(r.passage)}] {r.passage.text} (score {r.score:.2f})"
             for r in response.results
         ]
-        return self._listing(lines, call.arguments["limit"], context, nothing="nothing in archival memory fits")
+        limit = call.arguments["limit"]
+        listing = self._listing(lines, limit, context, nothing="nothing in archival memory fits")
+        shown = {r.passage.passage_id: r.passage.owner.knowledge_base_id for r in response.results[:limit]}
+        return replace(listing, by_words_only=response.degraded, passages=shown)
 
     async def _delete_passage(self, call: ParsedCall, context: ToolContext) -> ToolResult:
         passage_id = call.arguments["passage_id"]

@@ -43,6 +43,8 @@ class Profile:
     max_steps: int
     run_timeout: timedelta
     cache_policy: pb.CachePolicy.ValueType
+    shared_after_users: int
+    """Users who must have asked before a shared answer is served."""
     memory_mode: pb.MemoryMode.ValueType
 
 
@@ -69,6 +71,7 @@ def profile_of(agent_id: str, definition: bytes, settings: OrchestratorSettings,
         max_steps=agent.max_steps or settings.max_steps,
         run_timeout=agent.run_timeout.ToTimedelta() or timedelta(seconds=settings.run_timeout),
         cache_policy=agent.cache_policy,
+        shared_after_users=agent.shared_after_users,
         memory_mode=agent.memory_mode,
     )
 

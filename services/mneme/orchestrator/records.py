@@ -40,6 +40,11 @@ class Bill:
     model_calls: int = 0
     cost_micro_usd: int = 0
 
+    @property
+    def tokens(self) -> int:
+        """All tokens, however they were billed."""
+        return self.input_tokens + self.output_tokens + self.cache_read_tokens + self.cache_write_tokens
+
     def __add__(self, other: Bill) -> Bill:
         return Bill(
             self.input_tokens + other.input_tokens,
@@ -340,3 +345,5 @@ class UsageRow:
     day: str
     model: str
     bill: Bill
+    purpose: str = ""
+    """What for, beside the steps of turns; empty for those."""

@@ -8,6 +8,7 @@ from typing import Any
 import grpc.aio
 
 from mneme.orchestrator.agents import AgentMethods
+from mneme.orchestrator.answers.process import Answers
 from mneme.orchestrator.base import Base, Context, Parts
 from mneme.orchestrator.conversations import ConversationMethods
 from mneme.orchestrator.current import Deps
@@ -48,6 +49,7 @@ class Orchestrator:
     def __init__(self, runtime: Runtime, model: ChatModel) -> None:
         self._database = runtime.database
         self._model = model
+        self._answers = Answers(runtime, model, count_tokens)
         deps = Deps(
             settings=runtime.settings,
             database=runtime.database,
@@ -57,6 +59,7 @@ class Orchestrator:
             hub=Hub(),
             metrics=runtime.metrics,
             count_tokens=count_tokens,
+            answers=self._answers,
         )
         self._worker = Worker(
             deps,
@@ -77,14 +80,17 @@ class Orchestrator:
     async def start(self) -> None:
         """Begins to work the mailbox."""
         await self._worker.start()
+        self._answers.start()
 
     async def drain(self) -> None:
         """Finishes running turns or hands them over."""
         await self._worker.drain()
+        await self._answers.stop()
 
     async def stop(self) -> None:
         """Ends all work."""
         await self._worker.stop()
+        await self._answers.stop()
         await self._operations.stop()
         await self._model.close()
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from mneme.orchestrator import asking, events, journal, messages, prompt
+from mneme.orchestrator import events, journal, messages, prompt
 from mneme.orchestrator.asking import Answer
+from mneme.orchestrator.billing import bill_of
 from mneme.orchestrator.current import Current
 from mneme.orchestrator.effects import Outcome
 from mneme.orchestrator.executor import ToolResult
@@ -22,6 +23,8 @@ from mneme.runtime import ids
 
 _CACHE_STEP = 0
 """Number of the step whose ids the messages of a cached answer get."""
+PUBLIC_STEP = -1
+"""Number from which a public answer's step has its id, so that the step after one that came to nothing has another."""
 _KINDS = {
     pb.EVENT_KIND_USER_MESSAGE: "user",
     pb.EVENT_KIND_SYSTEM: "system",
@@ -74,7 +77,7 @@ def entry(
         output=journal.output_json(output),
         inputs=tuple(journal.input_json(one) for one in inputs),
         expected_sequence=expected_sequence,
-        bill=asking.bill_of(answer.request.model, output.usage),
+        bill=bill_of(answer.request.model, output.usage),
         model_microseconds=int(answer.duration.total_seconds() * 1_000_000),
         prompt_sha256=built.sha256 if answer.request == built.request else prompt.digest(answer.request),
         render_version=prompt.RENDER_VERSION,

@@ -21,17 +21,14 @@ import structlog
 
 from mneme.errors.v1 import errors_pb2
 from mneme.orchestrator import endings, events, journal, steps
+from mneme.orchestrator.answers import trying
+from mneme.orchestrator.answers.admission import Admission
+from mneme.orchestrator.answers.gate import CacheGate, Lease
+from mneme.orchestrator.answers.keys import Public
+from mneme.orchestrator.answers.public import Grounds
 from mneme.orchestrator.asking import Answer, Asker
-from mneme.orchestrator.caching import CacheGate, Lease
 from mneme.orchestrator.current import AbandonedError, CancelledRunError, Current, Session
-from mneme.orchestrator.effects import (
-    Effects,
-    Outcome,
-    WaitingForCallerError,
-    asked_caller,
-    used_clock,
-    wrote_memory,
-)
+from mneme.orchestrator.effects import Effects, Outcome, WaitingForCallerError
 from mneme.orchestrator.journal import Input
 from mneme.orchestrator.memory import Memory
 from mneme.orchestrator.models.port import ModelOutput, StopReason, Usage
@@ -67,8 +64,10 @@ class Turn:
         self._effects = Effects(current)
         self._gate = CacheGate(current)
         self._lease: Lease | None = None
+        self._grounds: Grounds | None = None
+        """What the answer rests on that is for all users; None for any other."""
+        self._admission = Admission(current.work.event.text, current.profile.client_tools)
         self._sent: list[str] = []
-        self._cacheable = True
         self._carried_out = ""
         """Step whose messages are in recall and which is not marked as done yet."""
         self._failed = False
@@ -103,9 +102,12 @@ class Turn:
     async def settle(self) -> None:
         """Gives the answer to the cache, or the question up; comes last, as nobody waits for it."""
         lease, self._lease = self._lease, None
-        if lease is not None:
-            keep = self._ended_well and self._cacheable and self._sent
-            await self._gate.settle(lease, "\n".join(self._sent) if keep else None, self._run_count)
+        answer = "\n".join(self._sent) if self._ended_well else ""
+        if lease is not None and self._grounds is not None:
+            await self._gate.keep(lease, answer, self._grounds, self._admission)
+        elif lease is not None:
+            await self._gate.settle(lease, answer, self._admission, self._run_count)
+        await self._gate.refresh_served()
 
     @property
     def session(self) -> Session | None:
@@ -137,6 +139,9 @@ class Turn:
             self._lease = looked.lease
             if looked.hit is not None:
                 return await self._answer_from_cache(looked.hit.entry.answer)
+            lease = self._lease
+            if lease is not None and lease.asked is not None and await self._answer_for_all(lease, lease.asked):
+                return endings.completed(current, pb.STOP_REASON_END_TURN)
         stopped = StopReason.END_TURN
         inputs: tuple[Input, ...] = ()
         if not journaled:
@@ -150,7 +155,6 @@ class Turn:
             reason, stopped = await self._step(inputs)
             inputs = ()
         refused = stopped is StopReason.REFUSAL
-        self._cacheable &= not refused
         return endings.completed(current, pb.STOP_REASON_REFUSAL if refused else pb.STOP_REASON_END_TURN)
 
     async def _begin(self) -> None:
@@ -231,8 +235,7 @@ class Turn:
             await self._memory.append(step.step_id, step.expected_sequence, added)
         self._carried_out = step.step_id
         self._sent += steps.sent_texts(outcomes)
-        self._cacheable &= not wrote_memory(outcomes) and not used_clock(outcomes)
-        self._cacheable &= not asked_caller(outcomes, current.profile.client_tools)
+        self._admission.carried_out(outcomes, output.stop_reason)
         return self._continue_reason(used, output, outcomes), output.stop_reason
 
     def _sources(self, inputs: Sequence[Input]) -> list[str]:
@@ -259,6 +262,20 @@ class Turn:
         if any(not outcome.result.ok for outcome in outcomes):
             return "failure"
         return "heartbeat" if any(outcome.heartbeat for outcome in outcomes) else ""
+
+    async def _answer_for_all(self, lease: Lease, asked: Public) -> bool:
+        """Answers from what all users may see, in one step like any other; False where the turn must go on."""
+        tried = await trying.answered(self._current, self._asker, asked)
+        if tried is None:
+            # Those who wait for this answer need not.
+            self._lease = None
+            await self._gate.give_up(lease)
+            return False
+        self._grounds = tried.grounds
+        step = tried.step(self._current, self._memory.window.next_sequence)
+        await self._current.commit(step)
+        await self._carry_out(step)
+        return True
 
     async def _answer_from_cache(self, answer: str) -> Ending:
         """Writes a cached answer to recall as if the model had sent it; nothing is journaled, nothing was asked."""

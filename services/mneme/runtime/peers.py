@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 import grpc.aio
+from grpc_health.v1 import health_pb2_grpc
 from opentelemetry import trace
 from opentelemetry.trace import Span, SpanKind, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
@@ -175,6 +176,11 @@ class Peers:
     def semantic_cache(self) -> SemanticCacheServiceAsyncStub:
         """Answers to questions asked before."""
         return SemanticCacheServiceStub(self._to("semantic_cache"))
+
+    @cached_property
+    def semantic_cache_health(self) -> health_pb2_grpc.HealthStub:
+        """Whether the semantic cache is alive, for callers whose call to it may take long."""
+        return health_pb2_grpc.HealthStub(self._to("semantic_cache"))  # type: ignore[no-untyped-call]
 
     def orchestrator_at(self, address: str) -> AgentServiceAsyncStub:
         """Returns a stub of one orchestrator replica, for relaying a stream to the process that holds a run.

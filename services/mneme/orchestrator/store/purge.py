@@ -55,12 +55,17 @@ _TABLES = (
     "timer",
     "request",
     "user_activity",
+    "side_usage",
     "conversation",
     "agent",
 )
 
 # What a subject has no rows of its own in. A user's agents go one by one, before this.
-_NOT_OF: dict[Kind, tuple[str, ...]] = {"agent": (), "conversation": ("user_activity", "agent"), "user": ("agent",)}
+_NOT_OF: dict[Kind, tuple[str, ...]] = {
+    "agent": (),
+    "conversation": ("user_activity", "side_usage", "agent"),
+    "user": ("side_usage", "agent"),
+}
 
 
 async def bury(tx: Connection, tenant: str, kind: Kind, subject: str, operation_id: str) -> None:

@@ -110,8 +110,9 @@ WHERE tenant_id = %(tenant)s AND run_id = %(run_id)s AND (SELECT count(*) FROM h
 RETURNING *
 """
 
+# What is nobody's in particular is counted by day alone, and so belongs to a span that touches its day.
 _USAGE = f"""
-SELECT to_char(create_time AT TIME ZONE 'UTC', 'YYYY-MM-DD') AS day, model, count(*) AS model_calls,
+SELECT to_char(create_time AT TIME ZONE 'UTC', 'YYYY-MM-DD') AS day, model, '' AS purpose, count(*) AS model_calls,
        {", ".join(f"sum({column})::bigint AS {column}" for column in BILL_COLUMNS.split(", "))},
        sum(cost_micro_usd)::bigint AS cost_micro_usd
 FROM orchestrator.step
@@ -119,7 +120,15 @@ WHERE tenant_id = %(tenant)s AND (%(agent_id)s = '' OR agent_id = %(agent_id)s)
   AND (%(user_id)s = '' OR user_id = %(user_id)s)
   AND create_time >= coalesce(%(start)s, '-infinity'::timestamptz)
   AND create_time < coalesce(%(end)s, 'infinity'::timestamptz)
-GROUP BY 1, 2 ORDER BY 1, 2
+GROUP BY 1, 2
+UNION ALL
+SELECT to_char(day, 'YYYY-MM-DD'), model, purpose, sum(model_calls)::bigint,
+       {", ".join(f"sum({column})::bigint" for column in BILL_COLUMNS.split(", "))}, sum(cost_micro_usd)::bigint
+FROM orchestrator.side_usage
+WHERE tenant_id = %(tenant)s AND (%(agent_id)s = '' OR agent_id = %(agent_id)s) AND %(user_id)s = ''
+  AND day >= (coalesce(%(start)s, '-infinity'::timestamptz) AT TIME ZONE 'UTC')::date
+  AND day <= (coalesce(%(end)s, 'infinity'::timestamptz) AT TIME ZONE 'UTC')::date
+GROUP BY 1, 2, 3 ORDER BY 1, 2, 3
 """  # noqa: S608
 
 
@@ -274,7 +283,7 @@ async def usage(
     start: datetime | None,
     end: datetime | None,
 ) -> list[UsageRow]:
-    """Tokens and cost by day and model."""
+    """Tokens and cost by day, model and purpose."""
     parameters: dict[str, Any] = {
         "tenant": tenant,
         "agent_id": agent_id,
@@ -283,7 +292,7 @@ async def usage(
         "end": end,
     }
     rows = await (await tx.execute(_USAGE, parameters)).fetchall()
-    return [UsageRow(row["day"], row["model"], bill_of(row)) for row in rows]
+    return [UsageRow(row["day"], row["model"], bill_of(row), row["purpose"]) for row in rows]
 
 
 def total(rows: Sequence[UsageRow]) -> Bill:

@@ -13,6 +13,7 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    Date,
     DateTime,
     Index,
     Integer,
@@ -258,6 +259,23 @@ user_activity = Table(
     _key("user_id"),
     Column("model_run_count", BigInteger, nullable=False, comment="Runs that asked a model: part of a cache basis"),
     PrimaryKeyConstraint("tenant_id", "agent_id", "user_id", name="user_activity_pkey"),
+)
+
+side_usage = Table(
+    "side_usage",
+    metadata,
+    _key("tenant_id"),
+    Column("day", Date, nullable=False, comment="In UTC"),
+    _key("agent_id"),
+    Column("purpose", Text, nullable=False, comment="What a model was asked for beside the steps of turns"),
+    _key("model"),
+    _number("model_calls"),
+    _number("input_tokens"),
+    _number("output_tokens"),
+    _number("cache_read_tokens"),
+    _number("cache_write_tokens"),
+    _number("cost_micro_usd"),
+    PrimaryKeyConstraint("tenant_id", "day", "agent_id", "purpose", "model", name="side_usage_pkey"),
 )
 
 dead_letter = Table(
