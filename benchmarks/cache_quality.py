@@ -121,8 +121,9 @@ async def _pairs(comparer: Comparer) -> list[Row]:
         count = counts[row.get("kind", row["set"]), bool(row["same"])]
         naively = compared.exact or compared.score >= _NAIVE
         count[:] = count[0] + 1, count[1] + ours, count[2] + naively
-    for (kind, same), (pairs, ours, naive) in sorted(counts.items()):
-        _say(f"{kind}, {'same' if same else 'other'} answer: {pairs} pairs, served {ours}, naively {naive}")
+    for (kind, same), count in sorted(counts.items()):
+        answer = "same" if same else "other"
+        _say(f"{kind}, {answer} answer: {count[0]} pairs, served {count[1]}, naively {count[2]}")
     edits = {kind for kind, same in counts if not same} - {"qqp_pairs", "paws_qqp_pairs"}
     return [
         _share("quality_pairs_wrong_values", counts, _VALUES, same=False, bar=Bar(0.5)),
