@@ -66,10 +66,10 @@ class VectorCache(Protocol):
         """Keeps vectors, and gives up the claims on them."""
 
     async def claim(self, keys: Sequence[str], *, urgent: bool) -> set[str]:
-        """Returns those that the caller shall ask the provider for, as no other process says that it does.
+        """Returns those that the caller shall ask the provider for: not there, and asked for by no other process.
 
         Args:
-            keys: Of vectors that are not there.
+            keys: Of vectors that were not there a moment ago.
             urgent: Somebody waits: also returns those that another process asks for as bulk work.
         """
 

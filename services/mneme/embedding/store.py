@@ -189,16 +189,21 @@ class RedisVectors:
     async def claim(self, keys: Sequence[str], *, urgent: bool) -> set[str]:
         """Returns those that the caller shall ask the provider for; see the port. All when Redis does not answer."""
         own = _URGENT if urgent else _BULK
-        claims = [("SET", self._claim(key), own, "NX", "PX", self._claim_milliseconds) for key in keys]
-        reads = [("GET", self._claim(key)) for key in keys]
-        answers = await self._run([*claims, *reads])
+        commands: list[tuple[str | bytes | int, ...]] = []
+        for key in keys:
+            commands.append(("SET", self._claim(key), own, "NX", "PX", self._claim_milliseconds))
+            commands.append(("GET", self._claim(key)))
+            # Once more, after the claim: who held it before may have kept the vector since the first look.
+            commands.append(("EXISTS", self._prefix + key))
+        answers = await self._run(commands)
         if not answers:
             return set(keys)
-        won, held = answers[: len(keys)], answers[len(keys) :]
+        taken = list(zip(keys, answers[::3], answers[1::3], answers[2::3], strict=True))
+        await self.release([key for key, won, _, there in taken if won and there])
         return {
             key
-            for key, mine, holder in zip(keys, won, held, strict=True)
-            if mine or holder is None or (urgent and holder == _BULK)
+            for key, won, holder, there in taken
+            if not there and (won or holder is None or (urgent and holder == _BULK))
         }
 
     async def unclaimed(self, keys: Sequence[str]) -> set[str]:

@@ -7,15 +7,19 @@ import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 import redis
 from pydantic import SecretStr
 
+from mneme.embedding.provider import Embedded, Model
 from mneme.embedding.service import build
+from mneme.embedding.store import RedisVectors
 from mneme.embedding.v1 import embedding_pb2 as pb
 from mneme.embedding.v1.embedding_pb2_grpc import EmbeddingServiceStub
 from mneme.errors.v1 import errors_pb2
 from mneme.runtime.errors import Error
+from mneme.runtime.redis import Cache
 from mneme.settings import EmbeddingSettings, ModelsSettings, RedisSettings
 from tests.support.bedrock_server import BedrockServer
 from tests.support.hosting import Hosting, Replica, failure
@@ -280,3 +284,21 @@ async def test_a_next_space_that_is_the_active_one_is_refused_at_the_start(hosti
     with pytest.raises(ValueError, match="next_embedding"):
         async with hosting.replica("embedding", build, models=same):
             pass
+
+
+async def test_a_claim_is_for_one_until_it_is_given_up_or_the_vector_is_there(cache: Cache) -> None:
+    model = Model("bedrock", "model", 2, 10, 1)
+    vectors = RedisVectors(cache, model, seconds=60, timeout=5, claim_seconds=60)
+    vector = Embedded(np.array([0.6, 0.8], np.float32), 7, truncated=True)
+    assert await vectors.claim(["a", "b"], urgent=False) == {"a", "b"}
+    assert await vectors.claim(["a"], urgent=False) == set()
+    assert await vectors.claim(["a"], urgent=True) == {"a"}, "somebody waits, and the other one does not hurry"
+    await vectors.release(["a"])
+    assert await vectors.unclaimed(["a", "b"]) == {"a"}
+    assert await vectors.claim(["a"], urgent=True) == {"a"}
+    await vectors.put({"a": vector})
+    assert await vectors.unclaimed(["a"]) == {"a"}
+    assert await vectors.claim(["a"], urgent=True) == set(), "it came between the look and the claim"
+    assert await vectors.unclaimed(["a"]) == {"a"}, "nobody is to wait for a claim on what is there"
+    kept = (await vectors.get(["a", "b"]))["a"]
+    assert (kept.vector.tolist(), kept.token_count, kept.truncated) == (vector.vector.tolist(), 7, True)

@@ -74,8 +74,9 @@ class Memory:
         await self.release(list(vectors))
 
     async def claim(self, keys: Sequence[str], *, urgent: bool) -> set[str]:
-        won = {key for key in keys if key not in self.claims or (urgent and not self.claims[key])}
-        self.claims |= {key: self.claims.get(key, urgent) for key in keys}
+        missing = [key for key in keys if key not in self.kept]
+        won = {key for key in missing if key not in self.claims or (urgent and not self.claims[key])}
+        self.claims |= {key: self.claims.get(key, urgent) for key in missing}
         return won
 
     async def unclaimed(self, keys: Sequence[str]) -> set[str]:
