@@ -367,7 +367,13 @@ def result_message(passage: Passage, ranked: Ranked, *, explain: bool) -> pb.Pas
     """Returns one search result; its cosine and BM25 are always told, the factors on request."""
     parts = common_pb2.ScoreParts(cosine=ranked.cosine, bm25=ranked.bm25)
     if explain:
-        factors = {"recency": ranked.recency, "importance": ranked.importance, "validity": ranked.validity}
+        factors = {
+            "recency": ranked.recency,
+            "importance": ranked.importance,
+            "validity": ranked.validity,
+            "words_share": ranked.words_share,
+            "standing": ranked.standing,
+        }
         parts.MergeFrom(common_pb2.ScoreParts(**factors))
     return pb.PassageResult(passage=passage_message(passage), score=ranked.score, parts=parts)
 

@@ -45,12 +45,12 @@ _MOVED = (
 )
 _CHANGE = re.compile(
     rf"""
-    \b(?:recently|lately|no\ longer|not\ any\ ?more|nowadays|these\ days|from\ now\ on|as\ of\ (?:now|today)
+    \b(?:recently|lately|already|no\ longer|not\ any\ ?more|nowadays|these\ days|from\ now\ on|as\ of\ (?:now|today)
     |(?:has|have|had|is|are|'s|'re|'ve)\ (?:now|since)|(?:so|but)\ now
     |now\ (?:has|have|is|are|at|reached|it|i|we|the|my|our)
     |(?:{_MOVED})\s+(?:\w+\W+){{0,6}}?(?:to|from|by|with|into)
     |(?:the|my|our|a)\ (?:new|latest|revised|updated)|changed\ my\ mind|instead\ of|turns\ out|correction|actually)\b
-    |现在(?:是|有|在|住|叫|用|改|换|变|已)|最近|不再|已经不|已经改|改(?:为|成|到|用|在)|换(?:成|到|了)|搬(?:到|去|家)|变成
+    |现在(?:是|有|在|住|叫|用|改|换|变|已)|最近|不再|已经|改(?:为|成|到|用|在)|换(?:成|到|了)|搬(?:到|去|家)|变成
     |更新|(?:增加|减少|提高|降低|上升|下降|推迟|提前|延长|缩短|升级|调整|涨|降)(?:到|至|为|了)|新的|其实
     """,
     re.VERBOSE | re.IGNORECASE,

@@ -560,6 +560,8 @@ class ScoreParts(_message.Message):
     RECENCY_FIELD_NUMBER: _builtins.int
     IMPORTANCE_FIELD_NUMBER: _builtins.int
     VALIDITY_FIELD_NUMBER: _builtins.int
+    WORDS_SHARE_FIELD_NUMBER: _builtins.int
+    STANDING_FIELD_NUMBER: _builtins.int
     cosine: _builtins.float
     """Cosine of query and text."""
     bm25: _builtins.float
@@ -570,6 +572,10 @@ class ScoreParts(_message.Message):
     """Factor for importance."""
     validity: _builtins.float
     """Factor for validity: below 1 for what was superseded."""
+    words_share: _builtins.float
+    """Share of the words in the mix of a hybrid search, from 0 to 1; meaning has the rest. The same for all results."""
+    standing: _builtins.float
+    """1 for a preference or an instruction that stands, which a hybrid search raises; else 0."""
     def __init__(
         self,
         *,
@@ -578,10 +584,12 @@ class ScoreParts(_message.Message):
         recency: _builtins.float | None = ...,
         importance: _builtins.float | None = ...,
         validity: _builtins.float | None = ...,
+        words_share: _builtins.float | None = ...,
+        standing: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_bm25", b"_bm25", "_cosine", b"_cosine", "_importance", b"_importance", "_recency", b"_recency", "_validity", b"_validity", "bm25", b"bm25", "cosine", b"cosine", "importance", b"importance", "recency", b"recency", "validity", b"validity"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_bm25", b"_bm25", "_cosine", b"_cosine", "_importance", b"_importance", "_recency", b"_recency", "_standing", b"_standing", "_validity", b"_validity", "_words_share", b"_words_share", "bm25", b"bm25", "cosine", b"cosine", "importance", b"importance", "recency", b"recency", "standing", b"standing", "validity", b"validity", "words_share", b"words_share"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bm25", b"_bm25", "_cosine", b"_cosine", "_importance", b"_importance", "_recency", b"_recency", "_validity", b"_validity", "bm25", b"bm25", "cosine", b"cosine", "importance", b"importance", "recency", b"recency", "validity", b"validity"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bm25", b"_bm25", "_cosine", b"_cosine", "_importance", b"_importance", "_recency", b"_recency", "_standing", b"_standing", "_validity", b"_validity", "_words_share", b"_words_share", "bm25", b"bm25", "cosine", b"cosine", "importance", b"importance", "recency", b"recency", "standing", b"standing", "validity", b"validity", "words_share", b"words_share"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__bm25: _TypeAlias = _typing.Literal["bm25"]  # noqa: Y015
     _WhichOneofArgType__bm25: _TypeAlias = _typing.Literal["_bm25", b"_bm25"]  # noqa: Y015
@@ -591,8 +599,12 @@ class ScoreParts(_message.Message):
     _WhichOneofArgType__importance: _TypeAlias = _typing.Literal["_importance", b"_importance"]  # noqa: Y015
     _WhichOneofReturnType__recency: _TypeAlias = _typing.Literal["recency"]  # noqa: Y015
     _WhichOneofArgType__recency: _TypeAlias = _typing.Literal["_recency", b"_recency"]  # noqa: Y015
+    _WhichOneofReturnType__standing: _TypeAlias = _typing.Literal["standing"]  # noqa: Y015
+    _WhichOneofArgType__standing: _TypeAlias = _typing.Literal["_standing", b"_standing"]  # noqa: Y015
     _WhichOneofReturnType__validity: _TypeAlias = _typing.Literal["validity"]  # noqa: Y015
     _WhichOneofArgType__validity: _TypeAlias = _typing.Literal["_validity", b"_validity"]  # noqa: Y015
+    _WhichOneofReturnType__words_share: _TypeAlias = _typing.Literal["words_share"]  # noqa: Y015
+    _WhichOneofArgType__words_share: _TypeAlias = _typing.Literal["_words_share", b"_words_share"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__bm25) -> _WhichOneofReturnType__bm25 | None: ...
     @_typing.overload
@@ -602,6 +614,10 @@ class ScoreParts(_message.Message):
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__recency) -> _WhichOneofReturnType__recency | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__standing) -> _WhichOneofReturnType__standing | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__validity) -> _WhichOneofReturnType__validity | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__words_share) -> _WhichOneofReturnType__words_share | None: ...
 
 Global___ScoreParts: _TypeAlias = ScoreParts  # noqa: Y015
