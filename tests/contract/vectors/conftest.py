@@ -119,6 +119,12 @@ class Owner:
         with psycopg.connect(self.url, autocommit=True, row_factory=dict_row) as connection:
             return connection.execute(statement.encode(), values or None).fetchall()
 
+    def as_tenant(self, tenant: str, statement: str) -> list[dict[str, Any]]:
+        """What a statement finds among the rows of a tenant."""
+        with psycopg.connect(self.url, autocommit=True, row_factory=dict_row) as connection:
+            connection.execute("SELECT set_config('app.tenant', %s, false)", (tenant,))
+            return connection.execute(statement.encode()).fetchall()
+
     def tables(self, schema: str = "archival") -> list[dict[str, Any]]:
         """The side tables."""
         return self.rows(f"SELECT * FROM {schema}.vector_table ORDER BY number")
