@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 import uvloop
 
-from benchmarks import report, retrieval, search, turn
+from benchmarks import archival, cache_quality, gateway, report, retrieval, search, turn
 from benchmarks.report import Row
 
 
@@ -29,14 +29,20 @@ class Name(enum.StrEnum):
     """The parts there are."""
 
     TURN = "turn"
+    GATEWAY = "gateway"
     SEARCH = "search"
+    ARCHIVAL = "archival"
     RETRIEVAL = "retrieval"
+    CACHE_QUALITY = "cache_quality"
 
 
 PARTS = {
     Name.TURN: Part(turn.measure, turn.PREFIXES),
+    Name.GATEWAY: Part(gateway.measure, gateway.PREFIXES),
     Name.SEARCH: Part(search.measure, search.PREFIXES),
+    Name.ARCHIVAL: Part(archival.measure, archival.PREFIXES),
     Name.RETRIEVAL: Part(retrieval.measure, retrieval.PREFIXES),
+    Name.CACHE_QUALITY: Part(cache_quality.measure, cache_quality.PREFIXES),
 }
 
 app = typer.Typer(pretty_exceptions_enable=False)
