@@ -55,8 +55,8 @@ class Peers(embedding_grpc.EmbeddingServiceServicer, archival_grpc.ArchivalServi
         self.embedded: list[str] = []
         self.revisions: dict[str, int] = {}
         """What the archive says of each knowledge base."""
-        self.touched: set[str] = set()
-        """Knowledge bases where something concerns every answer."""
+        self.concerned: dict[str, int] = {}
+        """By knowledge base, the revision at which something was written that concerns every answer."""
         self.checks: list[archival_pb2.CheckUnchangedRequest] = []
         self.address = ""
 
@@ -88,7 +88,7 @@ class Peers(embedding_grpc.EmbeddingServiceServicer, archival_grpc.ArchivalServi
         await self._up(context)
         self.checks.append(request)
         return archival_pb2.CheckUnchangedResponse(
-            unchanged=request.knowledge_base_id not in self.touched,
+            unchanged=self.concerned.get(request.knowledge_base_id, 0) <= request.since_revision,
             revision=self.revisions.get(request.knowledge_base_id, 0),
         )
 

@@ -39,7 +39,7 @@ async def test_an_answer_is_served_on_and_stamped_anew(asking: Asker, peers: Pee
 async def test_what_a_write_concerns_is_not_served(asking: Asker, peers: Peers, asked: type) -> None:
     await stored(asking, 4)
     peers.revisions["kb-1"] = 5
-    peers.touched.add("kb-1")
+    peers.concerned["kb-1"] = 5
     assert await asking.reason(asked(revisions={"agent-1 blocks": 1, "kb-1": 5})) == "BASIS_CHANGED"
 
 

@@ -64,7 +64,7 @@ async def test_served_pairs_wait_to_be_judged_and_a_verdict_counts(joined: Start
 
 
 async def test_a_second_wrong_answer_closes_the_stratum_for_all_replicas_and_others_stay(joined: Start) -> None:
-    async with joined() as replica, joined() as second:
+    async with joined(strata_seconds=0.05) as replica, joined() as second:
         cache, other = await asker(replica), await asker(second)
         assert await other.reason(near(0.96)) == "NOT_FOUND"
         for closed in (False, True):
