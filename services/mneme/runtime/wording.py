@@ -20,7 +20,8 @@ _LIKING = (
 )
 _STANDING = re.compile(
     rf"""
-    \b(?:i|we)(?:'m|'ve|'d|\ am|\ are|\ have|\ do|\ would|\ will|\ can)?(?:\ not|n't|not)?(?:\ (?:{_HOW_MUCH}))*
+    \b(?:i|we)(?:\ (?:{_HOW_MUCH}))*(?:'m|'ve|'d|\ (?:am|are|have|do|would|will|can|can't|cannot))?(?:\ not|n't)?
+        (?:\ (?:{_HOW_MUCH}))*
         \ (?:{_LIKING})\b
     |\bmy\ (?:favou?rite|preference|preferred)\b
     |\b(?:allerg(?:y|ic)|aversion|preference\ for|fan\ of|opposed\ to)\b
@@ -34,7 +35,7 @@ _INSTRUCTION = re.compile(
     r"""
     (?:^|[.!?]\s+)(?:please\s+|and\s+)?(?:always|never|do\ not\ ever|don't\ ever|from\ now\ on)\b,?\s+\w+
     |\b(?:whenever|when|every\ time|each\ time)\ i\ ask\b
-    |(?:^|[。！？，\s])(?:请)?(?:总是|始终|永远|务必|一律|千万不要|千万别|永远不要|从现在起|从今以后|以后(?:都|请|不要|别))
+    |(?:^|[。！？，\s])(?:请)?(?:总是|始终|务必|一律|千万不要|千万别|永远不要|从现在起|从今以后|以后(?:都|请|不要|别))
     |每(?:当|次)我(?:问|说|提)
     """,
     re.VERBOSE | re.IGNORECASE | re.MULTILINE,
@@ -71,7 +72,7 @@ _OF_THE_AGENT = re.compile(
     r"|你(?:之前|上次|曾经|刚才)?(?:说|讲|建议|推荐|提到|告诉|写|给|列)",
     re.IGNORECASE,
 )
-_CODE = re.compile(r"[a-z][a-z._/@:&+-]*\d{2,}|\d{6,}|[0-9a-f]+-[0-9a-f-]+|\w+@\w+", re.IGNORECASE)
+_CODE = re.compile(r"[a-z]+[._/:-]?\d{2,}.*|\d{6,}|(?=.*\d)(?=.*[a-f])[0-9a-f]+(?:-[0-9a-f]+)+|.+@.+", re.IGNORECASE)
 
 
 def is_standing(text: str) -> bool:
@@ -101,4 +102,4 @@ def asks_of_the_agent(question: str) -> bool:
 
 def is_code(term: str) -> bool:
     """Returns whether a term identifies one thing: an order number, a part number, an address, a long number."""
-    return bool(_CODE.fullmatch(term)) or bool(re.match(r"[a-z]+[._/:-]?\d{2,}", term))
+    return bool(_CODE.fullmatch(term))
