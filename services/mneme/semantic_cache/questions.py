@@ -137,7 +137,7 @@ _EMPTY_IT = re.compile(
     r"|\b(?:is|was|would|will) it (?:be )?(?!close|near|next|similar|equal|related|going back)"
     r"(?:[a-z]+ ){0,2}[a-z]+(?: for (?:me|us|my \w+|\w+))? (?:to|that|if)\b"
     r"|\b(?:does|did|will|would) it (?:take|cost)(?: (?:me|us|you|one|people|customers))? (?:to|for)\b"
-    r"|\bwill it (?:rain|snow)\b",
+    r"|^it(?:'s| is) [a-z]+ (?:to|that|for)\b|\bwill it (?:rain|snow)\b",
     re.IGNORECASE,
 )
 _NAMED_BEFORE = re.compile(
@@ -235,7 +235,7 @@ _REQUEST_CHINESE = re.compile(
     r"^(?:请|麻烦)?(?:你|您)?(?:能|可以)?(?:帮我|给我)?(?:问一下|问|告诉我|解释|介绍|列出|说明|描述|比较|翻译|计算|总结)"
 )
 _FILLER_CHINESE = re.compile(
-    r"^(?:(?:你好|您好|嗨|早上好|下午好|晚上好|请问|打扰一下|打扰了|不好意思|谢谢|好的|嗯)(?:啊|呀)?[\s,，。.!！:：、]*)+"
+    r"^(?:(?:你好|您好|嗨|早上好|下午好|晚上好|请问|打扰一下|打扰了|不好意思|谢谢|多谢|麻烦了?|辛苦了|好的|嗯)(?:啊|呀|啦|您|你|了)?[\s,，。.!！:：、]*)+"
 )
 _TELLS_CHINESE = re.compile(r"^(?:我|我们|咱们|本人|请?记住|请?记得|请?记下|顺便说|因为我|由于我|如果我|既然我)")
 _COMMANDS_CHINESE = re.compile(r"记住|记得|记下|别忘|提醒我|帮我(?:订|取消|删|改|发|买|设)|忘掉|删除我|叫我")
@@ -243,14 +243,22 @@ _OPENS_ON_CONTEXT_CHINESE = re.compile(
     r"^(?:那么?|那|这么?|还有|然后|另外|而且|所以|但是|可是|不过|或者|以及|还|再|又|继续|同样|真的|确定|你确定|比如|例如|其他|其它|别的)"
 )
 _POINTS_ELSEWHERE_CHINESE = re.compile(
-    r"它|[她牠]|(?<![其吉])他|这|那(?!不勒斯|曲|英)|其他|其它|别的|另外?一|前者|后者|上面|上述|以上|前面|后面|刚才|刚刚|之前(?:说|提|讲)"
-    r"|你(?:刚|之前)?(?:说|提到|讲)的|我(?:刚|之前)(?:说|问|提)|也(?!门|许)|此(?=[人事物时种类])|该(?=[人事物产店公服])|同样|再(?:说|来|讲|给)"
+    r"它|[她牠]|(?<![其吉])他|这(?!边)|那(?!不勒斯|曲|英|几天)|其他|其它|别的|另外?一|前者|后者|上面|上述|以上|前面|后面|刚才|刚刚|之前(?:说|提|讲)"
+    r"|你(?:刚|之前)?(?:说|提到|讲)的|我(?:刚|之前)(?:说|问|提)|也(?!门|许|可以$)|此(?=[人事物时种类])|该(?=[人事物产店公服])|同样|再(?:说|来|讲|给)"
 )
 _BARE_CHINESE = re.compile(
     r"^(?:为什么不?(?:行|可以|能)?|为何|改成.*|怎么(?:办|样|说|回事)?|什么|啥|谁|哪(?:个|里|儿|些|种|一个)?|几(?:个|点)?|多少(?:钱)?|多久|多大|何时|什么时候"
     r"|什么意思|是|对|好|可以|行|真的|是真的|确定|如何|第[一二三四五六七八九十\d]+个|下一个|换一个|详细点|具体点)(?:吗|呢|呀|啊|吧)?$"
 )
+_NO_SEARCH_CHINESE = re.compile(r"[我你您他她它这那]|了$|是|[,，。.;；:：!！?？]")
+_SEARCH_PARTS = range(2, 6)
 _PARTICLE = re.compile(r"呢[?？!！。\s]*$")
+
+
+def _is_search_chinese(text: str) -> bool:
+    """Whether a text is parts with spaces between them, as nobody writes but in a search field."""
+    parts = text.split()
+    return len(parts) in _SEARCH_PARTS and _NO_SEARCH_CHINESE.search(text) is None
 
 
 def _chinese(sentence: str) -> Kind | None:
@@ -258,6 +266,8 @@ def _chinese(sentence: str) -> Kind | None:
     text = _FILLER_CHINESE.sub("", sentence).strip(" \t,，.。!！?？;；:：\"'“”()（）")
     if not text:
         return None
+    if _is_search_chinese(text):
+        return Kind.QUESTION
     clauses = [clause.strip() for clause in re.split(r"[,，;；:：]\s*", text) if clause.strip()]
     asks = [bool(_ASKS_CHINESE.search(clause) or _REQUEST_CHINESE.match(clause)) for clause in clauses]
     told = any(_TELLS_CHINESE.match(clause) and not ask for clause, ask in zip(clauses, asks, strict=True))

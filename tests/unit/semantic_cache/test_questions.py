@@ -44,6 +44,21 @@ QUESTIONS = {
     "Chinese, particle": ["北京店周末营业吗", "能不能用支付宝付款"],
     "Chinese, greeting first": ["请问你们几点关门", "您好，运费是多少？"],
     "Chinese, topic first": ["在北京，哪家店最大？", "我的订单什么时候到？"],
+    "Chinese, thanks at the end": ["奶锅能在电磁炉上用吗？谢谢啦", "新疆可以下单吗？麻烦了"],
+    "Chinese search": ["抽油烟机 噪音 分贝", "无人机 续航"],
+    "search": ["Gold membership annual fee", "replace saved card how", "old TV removal service?"],
+    "question around the question": [
+        "I'd like to know whether earrings can be sent back for a refund.",
+        "I'm wondering if it's possible to be billed in US dollars.",
+    ],
+    "an it that the sentence names": [
+        "How do I clean my leather sofa without damaging it?",
+        "When the power bank is empty, how long must it stay on the charger?",
+    ],
+    "other and same within the question": [
+        "Do you share my phone number with other companies?",
+        "Can two vouchers be used on the same purchase?",
+    ],
     "Chinese words that only look like pointers": ["吉他多少钱？", "也门的首都是哪里？", "其实应该怎么洗羊毛衫？"],
 }
 
@@ -59,6 +74,11 @@ ELLIPTICAL = {
     "points at the conversation": ["What did you say about refunds?", "Can you repeat the above?", "What else?"],
     "fragment": ["Paris?", "The red one?", "In Berlin?", "¿Y el otro?"],
     "asks again": ["Are you sure?", "What are the others?", "Tell me more about them"],
+    "in full, but about what was said": [
+        "Which of the two is better?",
+        "Can I have both?",
+        "How much is the other size?",
+    ],
     "Chinese, opens on what was said": ["那上海呢？", "还有别的吗？", "然后怎么办？"],
     "Chinese, particle without a question": ["北京呢？", "红色的呢"],
     "Chinese, bare": ["为什么？", "多少钱", "真的吗？", "怎么办"],
@@ -84,6 +104,7 @@ STATEMENTS = {
     ],
     "question word in a statement": ["When I was young I lived in Rome", "where I live it is cold", "What a nice day"],
     "politeness": ["Thanks!", "Ok", "Hello", "", "   ", "?!", "🙂"],
+    "facts without a verb": ["Seattle bike repair", "red wine", "my sister Eva, Rome"],
     "plain fact": ["The store closes at nine."],
     "other language without a question mark": ["Ich wohne in Berlin", "こんにちは"],
     "Chinese, about oneself": ["我叫安，我对坚果过敏。", "我喜欢茶", "请记住我住在北京"],
