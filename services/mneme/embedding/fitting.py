@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
-from mneme.embedding.provider import Embedded, Model, Result, TooLong, Unfit, refused
+from mneme.embedding.provider import Embedded, Model, Result, TooLong, Unfit
 
 _MARGIN = 0.95
 _BLIND_CUT = 0.75
@@ -85,4 +85,4 @@ async def _cut(model: Model, text: str, call: Call, overlong: Overlong) -> Resul
         except Rejected as rejected:
             return Unfit(rejected.why)
         return Embedded(embedded.vector, embedded.token_count, truncated=True)
-    raise refused(model, "refuses a text as too long however much it is cut")
+    return Unfit("it is too long however much it is cut")

@@ -6,19 +6,18 @@ from collections.abc import Sequence
 
 import pytest
 
-from mneme.embedding.fitting import Overlong, fit
-from mneme.embedding.provider import Embedded, Model, TooLong
+from mneme.embedding.fitting import Overlong, Rejected, fit
+from mneme.embedding.provider import Embedded, Model, TooLong, Unfit
 from mneme.embedding.vectors import unit
-from mneme.errors.v1 import errors_pb2
-from mneme.runtime.errors import Error
 
 MODEL = Model("test", "test", 2, 100, 8)
 
 
 class Picky:
-    """One token a character; refuses a call in which a text has more than `limit`."""
+    """One token a character; refuses a call in which a text has more than `limit`, or something it dislikes."""
 
-    def __init__(self, *, limit: int = 100, tells: bool = True) -> None:
+    def __init__(self, *, limit: int = 100, tells: bool = True, dislikes: str = "\0") -> None:
+        self.dislikes = dislikes
         self.limit = limit
         self.tells = tells
         self.calls = 0
@@ -28,6 +27,8 @@ class Picky:
         longest = max(map(len, texts))
         if longest > self.limit:
             raise Overlong(longest if self.tells else None)
+        if any(self.dislikes in text for text in texts):
+            raise Rejected("no questions")
         made = []
         for text in texts:
             vector = unit([len(text), 1.0], 2)
@@ -58,7 +59,13 @@ async def test_a_text_is_cut_until_the_provider_takes_it(tells: bool) -> None:
     assert 60 <= found.token_count <= 100
 
 
-async def test_a_provider_that_takes_nothing_is_given_up() -> None:
-    with pytest.raises(Error) as caught:
-        await fit(MODEL, ["x" * 1000], Picky(limit=0), truncate=True)
-    assert caught.value.reason == errors_pb2.REASON_PROVIDER_REFUSED
+async def test_a_text_that_no_cut_helps_is_given_up() -> None:
+    assert isinstance((await fit(MODEL, ["x" * 1000], Picky(limit=0), truncate=True))[0], Unfit)
+
+
+async def test_a_text_that_is_refused_for_what_it_holds_fails_no_neighbour() -> None:
+    picky = Picky(dislikes="?")
+    texts = ["a", "what?", "dddd", "?" * 500, "eeeee"]
+    first, question, fourth, cut, last = await fit(MODEL, texts, picky, truncate=True)
+    assert (question, cut) == (Unfit("no questions"), Unfit("no questions"))
+    assert [item.token_count for item in (first, fourth, last) if isinstance(item, Embedded)] == [1, 4, 5]
