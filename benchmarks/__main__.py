@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 import uvloop
 
-from benchmarks import archival, cache_quality, gateway, report, retrieval, search, turn
+from benchmarks import archival, cache, cache_quality, gateway, report, retrieval, search, turn
 from benchmarks.report import Row
 
 
@@ -29,6 +29,7 @@ class Name(enum.StrEnum):
     """The parts there are."""
 
     TURN = "turn"
+    CACHE = "cache"
     GATEWAY = "gateway"
     SEARCH = "search"
     ARCHIVAL = "archival"
@@ -38,6 +39,7 @@ class Name(enum.StrEnum):
 
 PARTS = {
     Name.TURN: Part(turn.measure, turn.PREFIXES),
+    Name.CACHE: Part(cache.measure, cache.PREFIXES),
     Name.GATEWAY: Part(gateway.measure, gateway.PREFIXES),
     Name.SEARCH: Part(search.measure, search.PREFIXES),
     Name.ARCHIVAL: Part(archival.measure, archival.PREFIXES),

@@ -38,7 +38,7 @@ from mneme.settings import Settings
 if TYPE_CHECKING:
     from mneme.semantic_cache.v1.semantic_cache_pb2_grpc import SemanticCacheServiceAsyncStub
 
-PREFIXES = ("cache_",)
+PREFIXES = ("cache_exact", "cache_semantic", "cache_flat", "cache_naive_10k", "cache_graph")
 
 _SIZES = (1_000, 10_000, 100_000)
 _SPACE, _DIMENSIONS = "wordllama@256", 256
