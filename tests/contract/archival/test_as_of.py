@@ -194,7 +194,7 @@ async def check(archive: Archive, seed: int, steps: int) -> None:
             pb.PassageFilter(),
             pb.PassageFilter(include_superseded=True),
             pb.PassageFilter(all_tags=[choices.choice(WORDS)], as_of=choices.choice(STATED)),
-            pb.PassageFilter(as_of=stamp(choices.choice(edges))),
+            pb.PassageFilter(as_of=stamp(choices.choice(edges or story.moments))),
         ):
             wanted.recorded_as_of.CopyFrom(stamp(moment))
             expected = {p.passage_id: p for p in then if holds(p, wanted, moment)}

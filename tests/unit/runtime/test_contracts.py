@@ -43,7 +43,7 @@ _BOUND = {
     "archival": {
         *("InsertPassage", "InsertPassages", "IngestPassages", "GetPassage", "ListPassages", "UpdatePassage"),
         *("DeletePassage", "SearchPassages", "GetKnowledgeBase", "ListKnowledgeBases", "GetRevisions"),
-        "ListMemoryChanges",
+        *("ListMemoryChanges", "GetIngest", "ListPassageVersions", "RestorePassageVersion", "ReinstatePassage"),
     },
     "embedding": set[str](),
     "semantic_cache": {"Feedback"},
