@@ -332,6 +332,13 @@ class RecallSettings(Section):
     """Interval at which other replicas' unfinished indexing is looked for; own work starts after the linger."""
     index_backoff_max: float = Field(default=5.0, gt=0)
     """Longest rest between two attempts to index while embedding does not answer."""
+    index_lease: float = Field(default=60.0, gt=0)
+    """Time after which the claimed messages of a dead worker are taken over."""
+    index_attempts: int = Field(default=5, ge=1)
+    """Attempts after which a text counts as failed that cannot be embedded although others can; one that the model
+    refuses does so at once. A failed text is found by words, and tried again after `index_retry_failed`."""
+    index_retry_failed: float = Field(default=86_400.0, gt=0)
+    """Time after which a text that failed is tried again."""
 
 
 class ArchivalSettings(Section):

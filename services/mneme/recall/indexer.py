@@ -18,16 +18,23 @@ from mneme.recall.store.queue import Claim, Unindexed
 from mneme.runtime import call, errors
 from mneme.runtime.call import Call, Principal
 from mneme.runtime.db import Database
-from mneme.runtime.errors import Error, from_rpc_error
+from mneme.runtime.errors import from_rpc_error
 from mneme.runtime.peers import Peers
 from mneme.settings import RecallSettings
 
 _MAX_TEXT_CHARS = 16_000
 _MAX_CALL_CHARS = 400_000
-_LEASE = timedelta(seconds=60)
 _EMBED_SECONDS = 30.0
-_WORST_DELAY = timedelta(hours=1)
-# Codes that say something about one text; every other failure is about the service, and so about all texts.
+_LONGEST_DELAY = timedelta(minutes=5)
+# No text is to blame for these.
+_SERVICE_FAILURES = (
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.RESOURCE_EXHAUSTED,
+    grpc.StatusCode.UNAUTHENTICATED,
+    grpc.StatusCode.PERMISSION_DENIED,
+)
+# These say something about one text.
 _ABOUT_THE_TEXT = (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.OUT_OF_RANGE)
 
 log = structlog.stdlib.get_logger("mneme.recall.indexer")
@@ -42,7 +49,6 @@ class Indexer:
         self._settings = settings
         self._wake = asyncio.Event()
         self._ending = asyncio.Event()
-        self._failures = 0
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -67,25 +73,25 @@ class Indexer:
             await asyncio.gather(self._task, return_exceptions=True)
 
     async def _run(self) -> None:
+        pause = 0.0
         while not self._ending.is_set():
             self._wake.clear()
             try:
-                busy = await self._round()
+                busy, healthy = await self._round()
             except Exception as error:  # noqa: BLE001 - a step runner: one broken round must not end all that follow
-                self._failures += 1
-                log.warning("index_round_failed", failures=self._failures, **errors.logged(error))
-                busy = False
-            if self._failures:
-                await self._rest()
-            elif not busy:
+                # The database is away, or a claim could not be settled: the lease brings it back.
+                log.warning("indexing_failed", **errors.logged(error))
+                busy, healthy = False, False
+            if not healthy:
+                # New work does not shorten the pause: the service behind it is down for old and new alike.
+                pause = min(max(2 * pause, 0.1), self._settings.index_backoff_max)
+                await self._sleep(self._ending, pause)
+                continue
+            pause = 0.0
+            if not busy:
                 await self._sleep(self._wake, self._settings.index_poll_interval)
                 # Turns that follow each other closely share one round; one alone is still found within the second.
                 await self._sleep(self._ending, self._settings.index_linger)
-
-    async def _rest(self) -> None:
-        # New work does not shorten the rest: the service behind it is down for old and new alike.
-        longest = self._settings.index_backoff_max
-        await self._sleep(self._ending, min(longest, 0.1 * 2 ** min(self._failures, 16)))
 
     async def _sleep(self, until: asyncio.Event, seconds: float) -> None:
         try:
@@ -93,27 +99,23 @@ class Indexer:
         except TimeoutError:
             return
 
-    async def _round(self) -> bool:
-        """Claims and indexes one batch; returns whether there was any."""
+    async def _round(self) -> tuple[bool, bool]:
+        """Claims and indexes one batch; returns whether there was any, and whether the embedding service answered."""
+        lease = timedelta(seconds=self._settings.index_lease)
         async with self._database.work() as tx:
-            claims = await queue.claim(tx, limit=self._settings.index_batch_size, lease=_LEASE)
+            claims = await queue.claim(tx, limit=self._settings.index_batch_size, lease=lease)
         by_tenant: dict[str, list[Claim]] = defaultdict(list)
         for one in claims:
             by_tenant[one.tenant].append(one)
-        try:
-            for tenant, own in by_tenant.items():
-                principal = Principal(tenant=tenant, actor="recall indexer", service="recall")
-                deadline = asyncio.get_running_loop().time() + _EMBED_SECONDS
-                with call.enter(Call(principal, deadline)):
-                    await self._index_tenant(tenant, own)
-        except Error:
-            # Those that are done left the queue, so this touches the rest only.
-            await self._release(claims, [timedelta()] * len(claims))
-            raise
-        self._failures = 0
-        return bool(claims)
+        healthy = True
+        for tenant, own in by_tenant.items():
+            principal = Principal(tenant=tenant, actor="recall indexer", service="recall")
+            deadline = asyncio.get_running_loop().time() + _EMBED_SECONDS
+            with call.enter(Call(principal, deadline)):
+                healthy = await self._index_tenant(tenant, own) and healthy
+        return bool(claims), healthy
 
-    async def _index_tenant(self, tenant: str, claims: Sequence[Claim]) -> None:
+    async def _index_tenant(self, tenant: str, claims: Sequence[Claim]) -> bool:
         async with self._database.tenant(tenant) as tx:
             messages = await queue.texts(tx, [one.message_id for one in claims], chars=_MAX_TEXT_CHARS)
             known = {one.message_id for one in messages}
@@ -121,23 +123,31 @@ class Indexer:
             if deleted:
                 await queue.done(tx, deleted)
         by_id = {one.message_id: one for one in claims}
+        healthy = True
         for part in _parts(messages):
-            await self._index_part(tenant, part, by_id)
+            healthy = await self._index_part(tenant, part, by_id) and healthy
+        return healthy
 
-    async def _index_part(self, tenant: str, messages: Sequence[Unindexed], claims: dict[str, Claim]) -> None:
+    async def _index_part(self, tenant: str, messages: Sequence[Unindexed], claims: dict[str, Claim]) -> bool:
+        """Indexes messages that fit one call; returns False when embedding does not answer for any of them."""
+        try:
+            await self._embed_and_store(tenant, messages, claims)
+        except grpc.aio.AioRpcError as error:
+            log.warning("embedding_failed", texts=len(messages), reason=from_rpc_error(error).reason_name)
+            if error.code() not in _SERVICE_FAILURES:
+                return await self._one_by_one(tenant, messages, claims)
+            await self._release([claims[one.message_id] for one in messages], [timedelta()] * len(messages))
+            return False
+        return True
+
+    async def _embed_and_store(self, tenant: str, messages: Sequence[Unindexed], claims: dict[str, Claim]) -> None:
         request = embedding_pb2.EmbedRequest(
             texts=[indexed_text(one) for one in messages],
             input_type=embedding_pb2.INPUT_TYPE_DOCUMENT,
             priority=embedding_pb2.PRIORITY_BULK,
             overflow=embedding_pb2.OVERFLOW_TRUNCATE,
         )
-        try:
-            response = await self._peers.embedding.Embed(request)
-        except grpc.aio.AioRpcError as error:
-            if error.code() not in _ABOUT_THE_TEXT:
-                raise from_rpc_error(error) from error
-            await self._refused(tenant, messages, claims)
-            return
+        response = await self._peers.embedding.Embed(request)
         vectors = {
             message.message_id: embedding.values
             for message, embedding in zip(messages, response.embeddings, strict=True)
@@ -145,17 +155,36 @@ class Indexer:
         }
         async with self._database.tenant(tenant) as tx:
             await queue.store_vectors(tx, response.space_id, vectors)
-            await queue.done(tx, [one.message_id for one in messages])
+            await queue.done(tx, list(vectors))
+        for message in messages:
+            if message.message_id not in vectors:
+                await self._fail(tenant, claims[message.message_id], "the model finds no meaning in the text")
 
-    async def _refused(self, tenant: str, messages: Sequence[Unindexed], claims: dict[str, Claim]) -> None:
-        """Finds the text that was refused by sending each alone, and tries that one again later and later."""
-        if len(messages) > 1:
-            for message in messages:
-                await self._index_part(tenant, [message], claims)
-            return
-        own = claims[messages[0].message_id]
-        log.warning("index_text_refused", message_id=own.message_id, attempts=own.attempts)
-        await self._release([own], [min(_WORST_DELAY, timedelta(seconds=2 ** min(own.attempts, 16)))])
+    async def _one_by_one(self, tenant: str, messages: Sequence[Unindexed], claims: dict[str, Claim]) -> bool:
+        """Finds the text that made a batch fail; returns False when it is not one text but the service."""
+        answered, refused = False, list[tuple[Claim, grpc.aio.AioRpcError]]()
+        for message in messages:
+            try:
+                await self._embed_and_store(tenant, [message], claims)
+                answered = True
+            except grpc.aio.AioRpcError as error:
+                refused.append((claims[message.message_id], error))
+        for claim, why in refused:
+            its_fault = why.code() in _ABOUT_THE_TEXT
+            # Without a neighbour that went through, it may be the service that refuses everything.
+            if its_fault or (answered and claim.attempts >= self._settings.index_attempts):
+                await self._fail(tenant, claim, from_rpc_error(why).reason_name)
+                answered = True
+            else:
+                await self._release([claim], [min(_LONGEST_DELAY, timedelta(seconds=2 ** min(claim.attempts, 16)))])
+        return answered
+
+    async def _fail(self, tenant: str, claim: Claim, reason: str) -> None:
+        """Leaves a text to search by words, until an attempt much later succeeds."""
+        log.warning("message_not_indexed", message_id=claim.message_id, attempts=claim.attempts, reason=reason)
+        async with self._database.tenant(tenant) as tx:
+            await queue.fail(tx, claim.message_id)
+        await self._release([claim], [timedelta(seconds=self._settings.index_retry_failed)])
 
     async def _release(self, claims: Sequence[Claim], delays: Sequence[timedelta]) -> None:
         async with self._database.work() as tx:

@@ -36,6 +36,7 @@ class IndexState(IntEnum):
 
     PENDING = 1
     INDEXED = 2
+    FAILED = 3
     SKIPPED = 4
 
 

@@ -100,6 +100,11 @@ FROM v JOIN counted USING (agent_id)
 WHERE m.tenant_id = %(tenant)s AND m.id = v.id
 """
 
+_FAIL = """
+UPDATE recall.messages SET index_state = %(failed)s
+WHERE tenant_id = %(tenant)s AND id = %(id)s AND index_state = %(pending)s
+"""
+
 _DONE = "DELETE FROM recall.index_queue WHERE tenant_id = %(tenant)s AND message_id = ANY(%(ids)s)"
 
 
@@ -118,3 +123,9 @@ async def store_vectors(tx: Connection, space_id: str, vectors: Mapping[str, Seq
 async def done(tx: Connection, message_ids: Sequence[str]) -> None:
     """Takes messages off the queue."""
     await tx.execute(_DONE, {"tenant": call.tenant(), "ids": list(message_ids)})
+
+
+async def fail(tx: Connection, message_id: str) -> None:
+    """Notes that a message could not be embedded; it stays on the queue."""
+    states = {"failed": int(IndexState.FAILED), "pending": int(IndexState.PENDING)}
+    await tx.execute(_FAIL, {"tenant": call.tenant(), "id": message_id, **states})
