@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from pgvector import HalfVector
 
 from mneme.archival.records import Candidate, WordStatistics
 from mneme.archival.store import conditions, history, meaning
-from mneme.archival.store.search import Query
+from mneme.archival.store.search import Query, read
 from mneme.runtime import lexical
 from mneme.runtime.db import Connection
 
 _KNOWN = """
-WITH {words}, known AS MATERIALIZED (
-    SELECT p.id, p.created_at, p.importance, p.superseded_by, {cosine} AS cosine, m.bm25,
-        {vector} AS vector
+WITH {words}, matched AS (
+    SELECT scope, document_id, sum(weight) AS bm25, array_agg(number) FILTER (WHERE number > 0) AS numbers
+    FROM lexical_hit GROUP BY scope, document_id
+), known AS MATERIALIZED (
+    SELECT p.id, p.created_at, p.importance, p.superseded_by, p.kind, {cosine} AS cosine, m.bm25, m.numbers,
+        CASE WHEN p.kind IN (4, 5) THEN '' ELSE left(p.text, 400) END AS opening, {vector} AS vector
     FROM {source}
-    LEFT JOIN lexical_match m ON m.document_id = p.words_id
-        AND m.scope IN (p.owner_id, p.owner_id || %(past)s)
+    LEFT JOIN matched m ON m.document_id = p.words_id AND m.scope IN (p.owner_id, p.owner_id || %(past)s)
     WHERE p.tenant_id = %(tenant)s AND p.owner_id = ANY(%(owners)s){where}
 ), meaning AS (
     SELECT id FROM known WHERE cosine IS NOT NULL ORDER BY cosine DESC, id LIMIT %(depth)s
@@ -26,7 +26,7 @@ WITH {words}, known AS MATERIALIZED (
     SELECT id FROM known WHERE bm25 IS NOT NULL ORDER BY bm25 DESC, id LIMIT %(depth)s
 )
 SELECT known.*, (SELECT count(bm25) FROM known) AS total, (SELECT count(*) FROM meaning) AS considered,
-    (SELECT max(idf) FROM (SELECT sum(idf) AS idf FROM lexical_asked GROUP BY scope) asked) AS best
+    CASE WHEN row_number() OVER () = 1 THEN {statistics} END AS statistics
 FROM known WHERE id IN (SELECT id FROM meaning UNION ALL SELECT id FROM words)
 """
 
@@ -49,22 +49,7 @@ async def candidates(tx: Connection, tenant: str, query: Query) -> tuple[list[Ca
         cosine=meaning.COSINE if embedded else "NULL::double precision",
         vector="p.embedding" if embedded and query.with_vectors else "NULL::halfvec",
         where=where,
+        statistics=lexical.statistics_column(),
     )
     rows = await (await tx.execute(statement, values)).fetchall()
-    if not rows:
-        return [], WordStatistics()
-    first = rows[0]
-    statistics = WordStatistics(first["total"], first["considered"], float(first["best"] or 0))
-    return [_candidate(row) for row in rows], statistics
-
-
-def _candidate(row: dict[str, Any]) -> Candidate:
-    return Candidate(
-        id=row["id"],
-        cosine=row["cosine"],
-        bm25=row["bm25"],
-        created_at=row["created_at"],
-        importance=row["importance"],
-        superseded_by=row["superseded_by"],
-        vector=row["vector"].to_numpy().astype("float32") if row["vector"] is not None else None,
-    )
+    return read(rows, query) if rows else ([], WordStatistics())

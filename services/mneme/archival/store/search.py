@@ -116,6 +116,11 @@ async def candidates(tx: Connection, tenant: str, query: Query) -> tuple[list[Ca
     rows = await (await tx.execute(statement, {**values, "standing": STANDING})).fetchall()
     if not rows:
         return [], WordStatistics()
+    return read(rows, query)
+
+
+def read(rows: Sequence[dict[str, Any]], query: Query) -> tuple[list[Candidate], WordStatistics]:
+    """Returns the candidates that a statement found, at least one, and what the query's words weigh there."""
     known = ranking.statistics(next((row["statistics"] for row in rows if row["statistics"]), None))
     best = ranking.best_possible(ranking.query(query.text), known)
     statistics = WordStatistics(rows[0]["total"] or 0, rows[0]["considered"], best, known)
