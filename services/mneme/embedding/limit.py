@@ -4,7 +4,8 @@ The rule is that of Chiu and Jain, "Analysis of the Increase and Decrease Algori
 Computer Networks" (1989), section 4: several processes that follow it and share one quota arrive at equal shares of
 it without knowing of each other. As in TCP (RFC 5681) the limit doubles with each round of answers until the first
 refusal, one overload is answered once (calls that began before a cut do not cut again), and a limit that nobody
-reaches does not grow.
+reaches does not grow. The longer the last cut is ago, the faster it grows (H-TCP: Leith and Shorten, "H-TCP: TCP for
+high-speed and long-distance networks", 2004), so that a provider that got slower, or allows more, is soon used again.
 
 A limit is a rate too (rate = limit / latency, Little's law), and a quota may allow less than one call at once. So from
 the first refusal on calls are spaced: they begin at least latency / limit apart, which keeps fractions of the limit
@@ -19,7 +20,7 @@ _START = 2.0
 _CUT = 0.9
 _CUT_INTERVAL = 0.1
 _GROWTH = 0.2
-"""Calls by which the limit grows in a second."""
+"""Calls by which the limit grows in the first second after a cut; in the tenth by ten times as much."""
 _LARGEST_STEP = 0.01
 """Share of the limit by which it grows with one answer at most: a small quota would only swing otherwise."""
 _LEAST = 0.001
@@ -71,7 +72,10 @@ class ConcurrencyLimit:
         passed, self._grown_at = min(now - self._grown_at, 1.0), now
         if running < self._limit * _REACHED:
             return
-        growth = 1.0 if self._cut_at is None else min(passed * _GROWTH, self._limit * _LARGEST_STEP)
+        growth = 1.0
+        if self._cut_at is not None:
+            pace = _GROWTH * max(1.0, now - self._cut_at)
+            growth = min(passed * pace, self._limit * _LARGEST_STEP)
         self._limit = min(self._most, self._limit + growth)
 
     def throttled(self, began: float, now: float, pause: float = 0.0) -> None:
