@@ -59,6 +59,7 @@ def suite_settings(database_url: str, owner_url: str, redis_url: str, tmp_path: 
         "database": {"url": database_url, "owner_url": owner_url, "pool_max": 8},
         # Patient with a busy machine; tests of slowness set their own limits.
         "redis": {"url": redis_url, "command_timeout": 5, "connect_timeout": 5},
+        "orchestrator": {"cache_timeout": 5},
         "telemetry": {"log_level": "warning"},
     }
     return settings.load(overrides=overrides)

@@ -147,7 +147,7 @@ async def test_what_is_not_built_yet_says_so(talk: Talk) -> None:
         agents.ReplayStep(pb.ReplayStepRequest(step_id="step-" + "0" * 32)),
         agents.ExportAgent(pb.ExportAgentRequest(agent_id=talk.agent_id)).read(),
         agents.CreateAgent(
-            pb.CreateAgentRequest(request_id=request_id(), agent=pb.Agent(cache_policy=pb.CACHE_POLICY_SHARED))
+            pb.CreateAgentRequest(request_id=request_id(), agent=pb.Agent(memory_mode=pb.MEMORY_MODE_AUGMENTED))
         ),
     ]
     for running in later:

@@ -16,6 +16,8 @@ from mneme.runtime.peers import PROTO_SERVICES, Peers
 
 T = TypeVar("T")
 
+_FAILURES = 3
+"""Calls in a row without an answer after which the cache is left alone."""
 _REST_SECONDS = 2.0
 
 
@@ -33,6 +35,7 @@ class CacheHealth:
         """
         self._peers = peers
         self._timeout = timeout
+        self._failures = 0
         self._rests_until = 0.0
 
     async def call(self, start: Callable[[], Awaitable[T]]) -> T:
@@ -51,21 +54,18 @@ class CacheHealth:
             done, _ = await asyncio.wait([task], timeout=self._timeout / 2)
             if not done:
                 await self._check()
-            return await task
+            outcome = await task
         except grpc.aio.AioRpcError as error:
-            if error.code() is grpc.StatusCode.UNAVAILABLE:
-                self._rest()
+            self._failures += 1
+            if self._failures >= _FAILURES:
+                self._rests_until = time.monotonic() + _REST_SECONDS
             raise UnavailableError from error
+        else:
+            self._failures = 0
+            return outcome
         finally:
             task.cancel()
 
     async def _check(self) -> None:
         request = health_pb2.HealthCheckRequest(service=PROTO_SERVICES["semantic_cache"])
-        try:
-            await self._peers.semantic_cache_health.Check(request, timeout=self._timeout / 2)
-        except grpc.aio.AioRpcError:
-            self._rest()
-            raise
-
-    def _rest(self) -> None:
-        self._rests_until = time.monotonic() + _REST_SECONDS
+        await self._peers.semantic_cache_health.Check(request, timeout=self._timeout / 2)
