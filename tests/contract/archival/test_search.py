@@ -144,7 +144,7 @@ async def test_a_superseded_fact_stays_true_for_its_time(archive: Archive) -> No
 
 
 async def test_a_fact_that_became_true_again_is_stored_again(archive: Archive) -> None:
-    """Complaint 21: a contradiction deleted the old fact and stored nothing."""
+    """Peers' complaint 21: a contradiction deleted the old fact and stored nothing (mem0ai/mem0/issues/4536)."""
     berlin = (await archive.insert("lives in Berlin")).passage
     paris = (await archive.insert("lives in Paris", supersedes_passage_ids=[berlin.passage_id])).passage
     back = await archive.insert("lives in Berlin", supersedes_passage_ids=[paris.passage_id])
