@@ -161,6 +161,7 @@ _A_UNIT = re.compile(
 _NTH = re.compile(r"(?<![\w.])(\d+)(?:st|nd|rd|th)\b", re.IGNORECASE)
 _NUMBER = re.compile(rf"(?<![\w.])[-+]?(?:{_DIGITS})(?!\w)")
 _ID = re.compile(r"(?<!\w)#?(?=[\w./-]*\d)(?=[\w./-]*[^\W\d_]|[\d.]+[/-]\d|#)\w+(?:[./-]\w+)*|#\d+")
+_DIGIT = re.compile(r"\d")
 _ONE_ALONE = re.compile(r"\b(?:one|ones)\b", re.IGNORECASE)
 
 
@@ -190,7 +191,7 @@ def take(text: str) -> Taken:
 
     text = _SPELLED.sub(_digits, text)
     text = _ORDINAL.sub(_ordinal, text)
-    for pattern, make in _STEPS:
+    for pattern, make in _NAMED_STEPS if _DIGIT.search(text) is None else _STEPS:
         text = pattern.sub(keep(make), text)
     order = [ord(sign) - 0xE100 for sign in re.findall(rf"{MARK}(.)", text)]
     return Taken(re.sub(rf"{MARK}.", MARK, _ONE_ALONE.sub(" ", text)), [found[place] for place in order])
@@ -278,3 +279,5 @@ _STEPS: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], Term | None]], ..
     (_ID, lambda match: Term(f"#{match.group().casefold().lstrip('#')}", match.group(), "id")),
     (_NUMBER, _number),
 )
+_NAMED_STEPS = tuple(step for step in _STEPS if step[0] in (*_DATES[3:], _NAMED_TIME, _DAY, _A_UNIT))
+"""Those that find something in a text without a digit."""

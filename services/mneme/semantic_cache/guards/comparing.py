@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 from mneme.semantic_cache.guards.english_terms import Words, stem
 from mneme.semantic_cache.guards.question import Question, Term, Verdict
@@ -16,69 +17,85 @@ _SHOWN = 6
 _SHORT = 6
 
 
+@dataclass(frozen=True, slots=True)
+class _Pair:
+    """Two questions, and the keys that only one of them has."""
+
+    asked: Question
+    stored: Question
+    more: Counter[str]
+    less: Counter[str]
+
+
 def check(asked: Question, stored: Question) -> list[Verdict]:
     """Returns the guards' verdicts in the order they were asked; the first refusal ends the list, never empty."""
+    mine, theirs = (Counter(term.key for term in question.terms) for question in (asked, stored))
+    pair = _Pair(asked, stored, mine - theirs, theirs - mine)
     verdicts = []
     for name, guard in _GUARDS:
-        refusal = guard(asked, stored)
+        refusal = guard(pair)
         verdicts.append(Verdict(name, not refusal, refusal))
         if refusal:
             break
     return verdicts
 
 
-def _language(asked: Question, stored: Question) -> str:
-    for question in (asked, stored):
+def _language(pair: _Pair) -> str:
+    for question in (pair.asked, pair.stored):
         if not question.semantic:
             return question.reason
-    return "" if asked.language == stored.language else f"{asked.language} and {stored.language}"
+    mine, theirs = pair.asked.language, pair.stored.language
+    return "" if mine == theirs else f"{mine} and {theirs}"
 
 
-def _amount(kind: str, asked: Question, stored: Question) -> str:
-    mine, theirs = (Counter(term.key for term in question.terms if term.kind == kind) for question in (asked, stored))
-    return "" if mine == theirs else _both(asked, stored, mine - theirs, theirs - mine)
+def _amount(kind: str, pair: _Pair) -> str:
+    more = {term.key for term in pair.asked.terms if term.kind == kind and term.key in pair.more}
+    less = {term.key for term in pair.stored.terms if term.kind == kind and term.key in pair.less}
+    return _both(pair, more, less) if more or less else ""
 
 
-def _type(asked: Question, stored: Question) -> str:
-    return "" if asked.asks == stored.asks else f"{asked.asks} and {stored.asks}"
+def _type(pair: _Pair) -> str:
+    mine, theirs = pair.asked.asks, pair.stored.asks
+    return "" if mine == theirs else f"{mine} and {theirs}"
 
 
-def _modality(asked: Question, stored: Question) -> str:
-    return "" if asked.modality == stored.modality else f"{asked.modality or 'can'} and {stored.modality or 'can'}"
+def _modality(pair: _Pair) -> str:
+    mine, theirs = pair.asked.modality, pair.stored.modality
+    return "" if mine == theirs else f"{mine or 'can'} and {theirs or 'can'}"
 
 
-def _tense(asked: Question, stored: Question) -> str:
-    return "" if asked.tense == stored.tense else f"{asked.tense} and {stored.tense}"
+def _tense(pair: _Pair) -> str:
+    mine, theirs = pair.asked.tense, pair.stored.tense
+    return "" if mine == theirs else f"{mine} and {theirs}"
 
 
-def _person(asked: Question, stored: Question) -> str:
-    if asked.asks == "how":
+def _person(pair: _Pair) -> str:
+    if pair.asked.asks == "how":
         # In "how do you …" one speaks of anybody.
         return ""
-    theirs = dict(stored.persons)
-    for thing, whose in asked.persons:
+    theirs = dict(pair.stored.persons)
+    for thing, whose in pair.asked.persons:
         if theirs.get(thing, whose) != whose:
             return f"{whose} and {theirs[thing]}"
     return ""
 
 
-def _negation(asked: Question, stored: Question) -> str:
-    mine, theirs = (Counter(t.key for t in question.terms if t.negated) for question in (asked, stored))
-    return "" if mine == theirs else _both(asked, stored, mine - theirs, theirs - mine)
+def _negation(pair: _Pair) -> str:
+    mine, theirs = (Counter(t.key for t in one.terms if t.negated) for one in (pair.asked, pair.stored))
+    return "" if mine == theirs else _both(pair, mine - theirs, theirs - mine)
 
 
-def _word(kind: str, asked: Question, stored: Question) -> str:
-    """Compares all words, and answers for those of one kind only: what is left over is for the last guard."""
-    mine, theirs = (Counter(term.key for term in question.terms) for question in (asked, stored))
-    more, less = mine - theirs, theirs - mine
-    if not more and not less:
+def _word(kind: str, pair: _Pair) -> str:
+    """Answers for the words of one kind; whatever nobody answered for is the last guard's."""
+    if not pair.more and not pair.less:
         return ""
-    kinds = {_kind(term, less) for term in asked.terms if term.key in more}
-    kinds |= {_kind(term, more) for term in stored.terms if term.key in less}
-    return _both(asked, stored, more, less) if kind == "word" or kind in kinds else ""
+    kinds = {_kind(term, pair.less) for term in pair.asked.terms if term.key in pair.more}
+    kinds |= {_kind(term, pair.more) for term in pair.stored.terms if term.key in pair.less}
+    return _both(pair, pair.more, pair.less) if kind == "word" or kind in kinds else ""
 
 
-def _role(asked: Question, stored: Question) -> str:
+def _role(pair: _Pair) -> str:
+    asked, stored = pair.asked, pair.stored
     if asked.symmetric and stored.symmetric and len(asked.terms) <= _SHORT:
         return ""
     mine, theirs = _counted(asked.terms), _counted(stored.terms)
@@ -136,9 +153,9 @@ def _kind(term: Term, against: Counter[str]) -> str:
     return _meant().get(term.key, "word")
 
 
-def _both(asked: Question, stored: Question, more: Iterable[str], less: Iterable[str]) -> str:
+def _both(pair: _Pair, more: Iterable[str], less: Iterable[str]) -> str:
     sides = []
-    for question, keys in ((asked, set(more)), (stored, set(less))):
+    for question, keys in ((pair.asked, set(more)), (pair.stored, set(less))):
         shown = [term.shown for term in question.terms if term.key in keys][:_SHOWN]
         sides.append(" ".join(dict.fromkeys(shown)) or "nothing")
     return " and ".join(sides)
@@ -173,7 +190,7 @@ def _meant() -> dict[str, str]:
     return guards
 
 
-_GUARDS: tuple[tuple[str, Callable[[Question, Question], str]], ...] = (
+_GUARDS: tuple[tuple[str, Callable[[_Pair], str]], ...] = (
     ("language", _language),
     *((kind, functools.partial(_amount, kind)) for kind in _AMOUNTS),
     ("negation", _negation),

@@ -74,7 +74,9 @@ def read(text: str) -> Question:
     plain = f" {_SPACE.sub(' ', taken.text.casefold()).strip(' ?!.')} "
     auxiliaries = frozenset(plain.split()) & (_PRESENT | _PAST)
     for pattern, replacement in _frames():
-        plain = _SPACE.sub(" ", pattern.sub(replacement, plain))
+        plain, count = pattern.subn(replacement, plain)
+        if count:
+            plain = _SPACE.sub(" ", plain)
     tokens: list[str] = _TOKEN.findall(plain)
     found, known = collect(tokens, taken.terms, names), frozenset(tokens)
     asks = _asks(tokens, marked="?" in text)
