@@ -123,6 +123,9 @@ class Neighbours:
         self._graph: _Graph | None = None
         # In the matrix and not in the graph yet; a graph that lacks some does not answer.
         self._waiting: OrderedDict[int, None] = OrderedDict()
+        self._building = False
+        # Removed while a portion is built, which the graph must not be touched by.
+        self._left: list[int] = []
         self._names: dict[int, tuple[bytes, float]] = {}
         self._numbers: dict[bytes, int] = {}
         self._next = 0
@@ -178,6 +181,8 @@ class Neighbours:
             del self._names[number]
             if number in self._waiting:
                 del self._waiting[number]
+            elif self._building:
+                self._left.append(number)
             elif self._graph is not None:
                 self._graph.remove(number)
             if self._matrix is not None:
@@ -185,17 +190,32 @@ class Neighbours:
 
     @property
     def promotes(self) -> bool:
-        """Whether `promote` has work to do: a matrix is larger than it shall be."""
+        """Whether a matrix is larger than it shall be, and is to become a graph portion by portion."""
         return self._matrix is not None and len(self) > self._exact_limit
 
-    def promote(self, count: int) -> None:
-        """Moves so many vectors on into the graph, which answers as soon as it has all; the matrix goes then."""
-        graph = self._some_graph()
+    def portion(self, count: int) -> tuple[list[int], Vectors]:
+        """Returns so many numbers and vectors that are to move on into the graph; `build` and `settle` follow."""
+        assert self._matrix is not None
+        self._building = True
         numbers = list(itertools.islice(self._waiting, count))
-        if self._matrix is not None and numbers:
-            graph.add(numbers, self._matrix.some(numbers))
+        return numbers, self._matrix.some(numbers)
+
+    def build(self, numbers: Sequence[int], vectors: Vectors) -> None:
+        """Puts a portion into the graph; while it runs in a thread, the matrix may be searched and changed."""
+        if numbers:
+            self._some_graph().add(numbers, vectors)
+
+    def settle(self, numbers: Sequence[int]) -> None:
+        """Ends a portion. The graph answers as soon as it has all vectors, and the matrix goes then."""
+        self._building = False
         for number in numbers:
-            del self._waiting[number]
+            if number in self._waiting:
+                del self._waiting[number]
+            else:
+                self._left.append(number)
+        for number in self._left:
+            self._some_graph().remove(number)
+        self._left.clear()
         if not self._waiting:
             self._matrix = None
 

@@ -97,8 +97,11 @@ class World:
     served: Counter[str] = field(default_factory=Counter)
 
     def pick(self) -> tuple[Who, str]:
-        who = (self.chance.choice(TENANTS), self.chance.choice(USERS))
-        return who, self.chance.choice(list(QUESTIONS))
+        """Mostly one user and one kind of question, so that much happens to the same entries."""
+        who = (TENANTS[0], USERS[0])
+        if self.chance.random() < 0.3:
+            who = (self.chance.choice(TENANTS), self.chance.choice(USERS))
+        return who, self.chance.choice(list(QUESTIONS)[: self.chance.choice((2, 4))])
 
     def truth(self, who: Who) -> Truth:
         return self.truths.setdefault(who, Truth())

@@ -24,6 +24,16 @@ def vectors(count: int, seed: int = 1) -> Vectors:
 
 
 KNOWN = vectors(40)
+
+
+def promote(neighbours: Neighbours, count: int, removed: list[bytes] | None = None) -> None:
+    """Moves one portion on; what is removed goes while it is built."""
+    numbers, found = neighbours.portion(count)
+    neighbours.remove(removed or [])
+    neighbours.build(numbers, found)
+    neighbours.settle(numbers)
+
+
 STEPS = st.lists(
     st.one_of(
         st.tuples(st.just("add"), st.integers(0, 39), st.integers(0, 39)),
@@ -47,7 +57,7 @@ def test_the_nearest_is_found_after_any_changes(steps: list[tuple[str, int, int]
             neighbours.remove([name(number)])
             expected.pop(number, None)
         elif neighbours.promotes:
-            neighbours.promote(number)
+            promote(neighbours, number)
         assert len(neighbours) == len(expected)
     for number, vector in expected.items():
         same = {name(other) for other, of_other in expected.items() if of_other == vector}
@@ -61,7 +71,7 @@ def test_a_promoted_scope_stays_a_graph_and_answers_all_the_while() -> None:
     while neighbours.promotes:
         assert neighbours.exact
         assert neighbours.search(KNOWN[30], 1) == [name(30)]
-        neighbours.promote(7)
+        promote(neighbours, 7)
     assert not neighbours.exact
     assert neighbours.search(KNOWN[30], 1) == [name(30)]
     neighbours.remove([name(number) for number in range(1, 40)])
@@ -75,7 +85,7 @@ def test_what_has_ended_makes_room_for_what_has_not(exact_limit: int) -> None:
     ends = [time.time() - 1] * 30 + [LATER] * 10
     neighbours.add([name(number) for number in range(40)], KNOWN, ends)
     while neighbours.promotes:
-        neighbours.promote(100)
+        promote(neighbours, 100)
     found = set[bytes]()
     while not found:
         found = set(neighbours.search(KNOWN[0], 8))
@@ -88,7 +98,7 @@ def test_a_snapshot_restores_the_same_and_goes_on() -> None:
     neighbours = Neighbours(DIMENSIONS, exact_limit=5)
     neighbours.add([name(number) for number in range(30)], KNOWN[:30], [LATER] * 30)
     while neighbours.promotes:
-        neighbours.promote(100)
+        promote(neighbours, 100)
     restored = Neighbours(DIMENSIONS, exact_limit=5)
     restored.restore(neighbours.snapshot())
     restored.add([name(35)], KNOWN[[35]], [LATER])
@@ -103,7 +113,7 @@ def test_a_snapshot_restores_the_same_and_goes_on() -> None:
 def test_a_snapshot_of_other_dimensions_is_refused() -> None:
     neighbours = Neighbours(8, exact_limit=0)
     neighbours.add([name(1)], np.ones((1, 8), dtype=np.float32), [LATER])
-    neighbours.promote(1)
+    promote(neighbours, 1)
     with pytest.raises(ValueError, match="dimensions"):
         Neighbours(DIMENSIONS, exact_limit=0).restore(neighbours.snapshot())
 
@@ -114,3 +124,12 @@ def test_cosines_are_never_negative_and_of_nothing_are_nothing() -> None:
     assert cosine(one, 3 * one) == 1.0
     assert cosine(one, np.zeros(2, dtype=np.float32)) == 0.0
     assert cosine(one, np.ones(3, dtype=np.float32)) == 0.0
+
+
+def test_what_goes_while_a_portion_is_built_is_gone() -> None:
+    neighbours = Neighbours(DIMENSIONS, exact_limit=5)
+    neighbours.add([name(number) for number in range(40)], KNOWN, [LATER] * 40)
+    promote(neighbours, 20)
+    promote(neighbours, 20, removed=[name(3), name(25)])
+    assert not neighbours.exact
+    assert set(neighbours.search(KNOWN[3], 40)) == {name(number) for number in range(40) if number not in (3, 25)}

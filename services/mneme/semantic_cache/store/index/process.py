@@ -33,6 +33,7 @@ _INLINE = 64
 _CHUNK = 256
 # So many fit between two searches: a graph takes 0.2 to 0.5 ms for each.
 _BATCH = 16
+_PORTION = 500
 _HEAVY = 1_000_000
 _BULK_SECONDS = 5.0
 _PART_BYTES = 1 << 20
@@ -48,6 +49,9 @@ class _Followed:
     partition: Partition
     neighbours: Neighbours
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held while the neighbours are used."""
+    reading: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held while the stream is read."""
     position: bytes = _START
     begun: bool = False
     saved_at: int = 0
@@ -153,8 +157,7 @@ class ProcessIndex:
             while not whole:
                 whole = await self._read(followed, _CHUNK, within=_BULK_SECONDS) < _CHUNK
             while followed.neighbours.promotes:
-                async with followed.lock:
-                    await asyncio.to_thread(followed.neighbours.promote, _BATCH)
+                await self._promote(followed)
             self._make_room(followed)
             await self._save(followed)
         except CacheDown:
@@ -163,6 +166,15 @@ class ProcessIndex:
         finally:
             followed.task = None
 
+    async def _promote(self, followed: _Followed) -> None:
+        """Builds a portion of the graph beside the matrix, which answers meanwhile."""
+        neighbours = followed.neighbours
+        async with followed.lock:
+            numbers, vectors = neighbours.portion(_PORTION)
+        await asyncio.to_thread(neighbours.build, numbers, vectors)
+        async with followed.lock:
+            neighbours.settle(numbers)
+
     async def _read(self, followed: _Followed, count: int, *, within: float | None = None) -> int:
         """Takes on what follows in the stream; returns how many records that were."""
         key = followed.partition.key(_STREAM)
@@ -170,7 +182,7 @@ class ProcessIndex:
         async def command(client: redis.asyncio.Redis) -> Any:
             return await client.xrange(key, b"(" + followed.position, "+", count=count)
 
-        async with followed.lock:
+        async with followed.reading:
             records = await self._cache.run(command, within=within)
             if records:
                 await self._take_on(followed, [record for _, record in records], within)
@@ -200,10 +212,11 @@ class ProcessIndex:
         for start in range(0, len(kept), _BATCH):
             part = kept[start : start + _BATCH]
             arguments = (part, np.stack(vectors[start : start + _BATCH]), [living[name] for name in part])
-            if followed.neighbours.exact:
-                followed.neighbours.add(*arguments)
-            else:
-                await asyncio.to_thread(followed.neighbours.add, *arguments)
+            async with followed.lock:
+                if followed.neighbours.exact:
+                    followed.neighbours.add(*arguments)
+                else:
+                    await asyncio.to_thread(followed.neighbours.add, *arguments)
 
     def _make_room(self, newest: _Followed) -> None:
         newest.neighbours.sweep()
