@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from mneme.common.v1 import common_pb2
 from mneme.errors.v1 import errors_pb2
-from mneme.recall import rules
+from mneme.recall import civil, rules
 from mneme.recall.records import Filter, Hit, Message, NewMessage, Summary, ToolCall
 from mneme.recall.v1 import recall_pb2 as pb
 from mneme.runtime import call, ids
@@ -100,11 +101,14 @@ def filter_of(agent_id: str, wanted: pb.MessageFilter) -> Filter:
     """Returns the filter of a read, narrowed to the credential's user.
 
     Raises:
-        Error: USER_NOT_ALLOWED; INVALID_TIME_RANGE; INVALID_FIELD for a sequence without its conversation.
+        Error: USER_NOT_ALLOWED; INVALID_TIME_RANGE; INVALID_FIELD for a sequence without its conversation, or for days
+            that no calendar has.
     """
     if wanted.before_sequence and not wanted.conversation_id:
         raise invalid("filter.before_sequence", "needs filter.conversation_id")
     start, end = _bound(wanted.time_range, "start"), _bound(wanted.time_range, "end")
+    days = wanted.dates
+    first, last = civil.span(days.first, days.last, days.time_zone, field="filter.dates")
     if start is not None and end is not None and end < start:
         problem = f"end {end.isoformat()} is before start {start.isoformat()}"
         raise invalid("filter.time_range", problem, errors_pb2.REASON_INVALID_TIME_RANGE)
@@ -113,11 +117,24 @@ def filter_of(agent_id: str, wanted: pb.MessageFilter) -> Filter:
         conversation_id=wanted.conversation_id,
         user_id=call.acting_user(wanted.user_id),
         roles=tuple(wanted.roles),
-        start=start,
-        end=end,
+        start=max((one for one in (start, first) if one is not None), default=None),
+        end=min((one for one in (end, last) if one is not None), default=None),
         include_hidden=wanted.include_hidden,
         before_sequence=wanted.before_sequence,
     )
+
+
+def asked_at(query: pb.HybridQuery) -> datetime:
+    """Returns when a question is asked, in the time zone of the asker.
+
+    Raises:
+        Error: INVALID_FIELD for an unknown time zone.
+    """
+    try:
+        zone = ZoneInfo(query.time_zone or "UTC")
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise invalid("hybrid.time_zone", "is no time zone that is known here") from None
+    return query.asked_time.ToDatetime(UTC).astimezone(zone) if query.HasField("asked_time") else datetime.now(zone)
 
 
 def _bound(time_range: common_pb2.TimeRange, name: str) -> datetime | None:

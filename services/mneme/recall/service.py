@@ -11,8 +11,16 @@ import grpc.aio
 from google.protobuf.message import Message as WireMessage
 
 from mneme.errors.v1 import errors_pb2
-from mneme.recall import ranking, rules
-from mneme.recall.convert import exported_message, filter_of, new_message, wire_hit, wire_message, wire_summary
+from mneme.recall import highlighting, ranking, rules
+from mneme.recall.convert import (
+    asked_at,
+    exported_message,
+    filter_of,
+    new_message,
+    wire_hit,
+    wire_message,
+    wire_summary,
+)
 from mneme.recall.indexer import Indexer
 from mneme.recall.meaning import Meanings
 from mneme.recall.records import Appended, Batch, Filter, Found, Hit, Subject
@@ -148,6 +156,8 @@ class RecallServicer(recall_pb2_grpc.RecallServiceServicer):
             response = pb.SearchMessagesResponse(
                 results=[wire_hit(hit) for hit in hits], total_count=found.total_count, degraded=degraded
             )
+            if request.highlight:
+                await _highlight(response, _words_of(request))
             if request.neighbours and hits:
                 await self._add_neighbours(response, wanted, hits, request.neighbours)
         self._metrics.search_hits.labels("recall", kind).observe(len(hits))
@@ -258,6 +268,7 @@ class RecallServicer(recall_pb2_grpc.RecallServiceServicer):
         given = query.vector if query.HasField("vector") else None
         if not query.text and given is None:
             raise invalid(f"{kind}.text", "must not be empty without a vector")
+        moment = asked_at(request.hybrid)
         meaning = await self._meanings.of(query.text, given, field=f"{kind}.vector")
         async with self._database.tenant(call.tenant()) as tx:
             if meaning is None:
@@ -267,7 +278,8 @@ class RecallServicer(recall_pb2_grpc.RecallServiceServicer):
                 found = await search.by_meaning(tx, wanted, meaning, limit)
                 return found, ranking.by_meaning(found.candidates, query.min_score, limit), False
             found = await search.by_both(tx, wanted, query.text, meaning, limit)
-        hits = ranking.fused(found, asked_of(query.text), min_score=query.min_score, limit=limit)
+        asked = asked_of(query.text, moment)
+        hits = ranking.fused(found, asked, min_score=query.min_score, limit=limit)
         return found, hits, False
 
     async def _add_neighbours(
@@ -306,6 +318,22 @@ async def _documents(batch: Batch) -> list[lexical.Document]:
     if sum(len(text) for _, text in sources) > lexical.THREAD_CHARS:
         return await asyncio.to_thread(read)
     return read()
+
+
+def _words_of(request: pb.SearchMessagesRequest) -> str:
+    kind = request.WhichOneof("query")
+    return str(getattr(request, kind).text) if kind else ""
+
+
+async def _highlight(response: pb.SearchMessagesResponse, words: str) -> None:
+    """Adds to each result where the words stand in it."""
+    texts = [result.message.text for result in response.results]
+    if sum(map(len, texts)) > lexical.THREAD_CHARS:
+        found = await asyncio.to_thread(highlighting.all_ranges, words, texts)
+    else:
+        found = highlighting.all_ranges(words, texts)
+    for result, ranges in zip(response.results, found, strict=True):
+        result.highlights.extend(pb.TextRange(start=start, end=end) for start, end in ranges)
 
 
 def _position(cursor: Sequence[str | int] | None) -> Position | None:

@@ -12,9 +12,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import Any
 
-from mneme.runtime import wording
+from mneme.runtime import dates, wording
+from mneme.runtime.dates import Span
 from mneme.runtime.lexical import K1, B, is_pair, query_terms
 
 CONTEXT_LENGTH = 60
@@ -40,6 +42,8 @@ class Weights:
     """Addition for a preference, as far as meaning decides: a need that is not named points to what people like."""
     instruction: float = 0.15
     """Addition for an instruction that stands from now on."""
+    dated: float = 0.1
+    """Addition for what was said at a time that the question names."""
     user: float = 0.1
     """Addition for the user's own words, unless what the agent said is asked for."""
 
@@ -59,6 +63,8 @@ class Query:
     """Whether it asks for what the agent said."""
     of_now: bool = False
     """Whether it asks how something is, not how it was."""
+    spans: tuple[Span, ...] = ()
+    """Times that it names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,14 +126,20 @@ class Scored:
     """0..1 times the candidate's factor. Where a code is asked for, what holds one begins at 0.5."""
 
 
-def query(text: str) -> Query:
-    """Returns what a question asks for."""
+def query(text: str, now: datetime | None = None) -> Query:
+    """Returns what a question asks for.
+
+    Args:
+        text: Its words.
+        now: The moment it is asked, in the asker's time zone; None leaves times that it names alone.
+    """
     terms = tuple(query_terms(text))
     return Query(
         terms=terms,
         codes=frozenset(number for number, term in enumerate(terms, start=1) if wording.is_code(term)),
         of_the_agent=wording.asks_of_the_agent(text),
         of_now=wording.asks_of_now(text),
+        spans=tuple(dates.spans(text, now)) if now else (),
     )
 
 
@@ -213,13 +225,14 @@ def mixed(found: Sequence[Candidate], asked: Query, best: float, weights: Weight
     high = max(cosines, default=0.0)
     spread = max(high - min(cosines, default=0.0), _LEAST_SPREAD)
     indirect = max(0.0, 1 - share / weights.words) if weights.words else 1.0
-    whole = 1 + weights.standing + weights.instruction + weights.user
+    whole = 1 + weights.standing + weights.instruction + weights.user + (weights.dated if asked.spans else 0)
     scored = []
     for one in found:
         words = (one.bm25 or 0.0) / top if top else 0.0
         meaning = 0.0 if one.cosine is None else 1 - (high - one.cosine) / spread
         score = share * words + (1 - share) * meaning
         score += weights.standing * indirect * one.standing + weights.instruction * one.instruction
+        score += weights.dated * any(span.start.timestamp() <= one.time < span.end.timestamp() for span in asked.spans)
         score += weights.user * (one.by_user and not asked.of_the_agent)
         score = score / whole * one.factor
         if asked.codes:

@@ -232,3 +232,33 @@ async def test_bad_searches_are_refused(writer: Writer) -> None:
     ]
     for fields, field in cases:
         assert (await failure(writer.search(**fields))).violations[0].field == field
+
+
+async def test_a_short_answer_is_found_by_the_words_of_its_question(writer: Writer) -> None:
+    await writer.append(
+        *(assistant(f"the guitar lesson number {n} went well") for n in range(5)),
+        assistant("What is the name of your guitar teacher?"),
+        user("It is Rosalind"),
+        user("the weather is fine"),
+    )
+    await writer.indexed()
+    found = texts(await writer.search(hybrid=pb.HybridQuery(text="name of the guitar teacher"), limit=3))
+    assert set(found[:2]) == {"What is the name of your guitar teacher?", "It is Rosalind"}
+
+
+async def test_an_update_ranks_above_what_it_updates_and_a_time_above_others(writer: Writer) -> None:
+    """Peers' complaint 28: the older fact stays; the newer one only comes first."""
+    may, june = Timestamp(seconds=1_683_460_000), Timestamp(seconds=1_686_140_000)
+    await writer.append(
+        user("The quota of the weather service is 500 calls a day", create_time=may),
+        user("The quota of the weather service has now been raised to 900 calls", create_time=june),
+    )
+    await writer.indexed()
+    now = await writer.search(hybrid=pb.HybridQuery(text="What is the quota of the weather service?"))
+    assert [text[-9:] for text in texts(now)] == ["900 calls", "lls a day"]
+    was = pb.HybridQuery(
+        text="the quota of the weather service in May 2023", time_zone="Asia/Shanghai", asked_time=june
+    )
+    assert texts(await writer.search(hybrid=was))[0].endswith("500 calls a day")
+    error = await failure(writer.search(hybrid=pb.HybridQuery(text="x", time_zone="Mars/Olympus")))
+    assert (error.reason_name, error.metadata["field"]) == ("INVALID_FIELD", "hybrid.time_zone")

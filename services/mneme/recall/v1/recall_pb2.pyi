@@ -319,6 +319,7 @@ class MessageFilter(_message.Message):
     TIME_RANGE_FIELD_NUMBER: _builtins.int
     INCLUDE_HIDDEN_FIELD_NUMBER: _builtins.int
     BEFORE_SEQUENCE_FIELD_NUMBER: _builtins.int
+    DATES_FIELD_NUMBER: _builtins.int
     conversation_id: _builtins.str
     """Only this conversation. Empty: all conversations of the agent."""
     user_id: _builtins.str
@@ -335,6 +336,10 @@ class MessageFilter(_message.Message):
     def time_range(self) -> _common_pb2.TimeRange:
         """Only messages said in this time."""
 
+    @_builtins.property
+    def dates(self) -> Global___CivilDates:
+        """Only messages said on these days. With `time_range` too, both must hold."""
+
     def __init__(
         self,
         *,
@@ -344,14 +349,45 @@ class MessageFilter(_message.Message):
         time_range: _common_pb2.TimeRange | None = ...,
         include_hidden: _builtins.bool = ...,
         before_sequence: _builtins.int = ...,
+        dates: Global___CivilDates | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["time_range", b"time_range"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["dates", b"dates", "time_range", b"time_range"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["before_sequence", b"before_sequence", "conversation_id", b"conversation_id", "include_hidden", b"include_hidden", "roles", b"roles", "time_range", b"time_range", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["before_sequence", b"before_sequence", "conversation_id", b"conversation_id", "dates", b"dates", "include_hidden", b"include_hidden", "roles", b"roles", "time_range", b"time_range", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___MessageFilter: _TypeAlias = MessageFilter  # noqa: Y015
+
+@_typing.final
+class CivilDates(_message.Message):
+    """Days as a user's calendar has them, the last one included. A day that is 23 or 25 hours long there counts as it is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIRST_FIELD_NUMBER: _builtins.int
+    LAST_FIELD_NUMBER: _builtins.int
+    TIME_ZONE_FIELD_NUMBER: _builtins.int
+    first: _builtins.str
+    """First day, as YYYY-MM-DD. Empty: from the beginning."""
+    last: _builtins.str
+    """Last day, as YYYY-MM-DD. Empty: to the end."""
+    time_zone: _builtins.str
+    """Where the days begin: an IANA time zone, such as `Asia/Shanghai`. Empty: UTC."""
+    def __init__(
+        self,
+        *,
+        first: _builtins.str = ...,
+        last: _builtins.str = ...,
+        time_zone: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["first", b"first", "last", b"last", "time_zone", b"time_zone"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CivilDates: _TypeAlias = CivilDates  # noqa: Y015
 
 @_typing.final
 class ListMessagesRequest(_message.Message):
@@ -529,20 +565,32 @@ Global___SemanticQuery: _TypeAlias = SemanticQuery  # noqa: Y015
 
 @_typing.final
 class HybridQuery(_message.Message):
-    """A search by words and meaning together, fused with weights that depend on the query."""
+    """A search by words and meaning together, fused with weights that depend on the query. A short turn is also found by the
+    words of the turn before it. Where the text asks how something is now, an update ranks above what it updates.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     TEXT_FIELD_NUMBER: _builtins.int
     VECTOR_FIELD_NUMBER: _builtins.int
     MIN_SCORE_FIELD_NUMBER: _builtins.int
+    TIME_ZONE_FIELD_NUMBER: _builtins.int
+    ASKED_TIME_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     """Text to find."""
     min_score: _builtins.float
     """Least cosine of a result that words did not find."""
+    time_zone: _builtins.str
+    """Time zone of the asker, an IANA name such as `Asia/Shanghai`. Empty: UTC. Messages said at a time that the text names
+    ("yesterday", "in May 2023", 上周) rank higher; none is left out, as `filter.time_range` would.
+    """
     @_builtins.property
     def vector(self) -> _common_pb2.Vector:
         """Vector of the text, when the caller has it already."""
+
+    @_builtins.property
+    def asked_time(self) -> _timestamp_pb2.Timestamp:
+        """When it is asked, for times such as "yesterday". Absent: now."""
 
     def __init__(
         self,
@@ -550,10 +598,12 @@ class HybridQuery(_message.Message):
         text: _builtins.str = ...,
         vector: _common_pb2.Vector | None = ...,
         min_score: _builtins.float = ...,
+        time_zone: _builtins.str = ...,
+        asked_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["vector", b"vector"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["asked_time", b"asked_time", "vector", b"vector"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["min_score", b"min_score", "text", b"text", "vector", b"vector"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["asked_time", b"asked_time", "min_score", b"min_score", "text", b"text", "time_zone", b"time_zone", "vector", b"vector"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -572,12 +622,15 @@ class SearchMessagesRequest(_message.Message):
     FILTER_FIELD_NUMBER: _builtins.int
     LIMIT_FIELD_NUMBER: _builtins.int
     NEIGHBOURS_FIELD_NUMBER: _builtins.int
+    HIGHLIGHT_FIELD_NUMBER: _builtins.int
     agent_id: _builtins.str
     """The agent."""
     limit: _builtins.int
     """Most results. 0: 10; at most 200."""
     neighbours: _builtins.int
     """Neighbours to return with each result, before and after it. At most 10."""
+    highlight: _builtins.bool
+    """Also says where the query's words stand in each result."""
     @_builtins.property
     def text(self) -> Global___TextQuery:
         """By words."""
@@ -604,16 +657,43 @@ class SearchMessagesRequest(_message.Message):
         filter: Global___MessageFilter | None = ...,
         limit: _builtins.int = ...,
         neighbours: _builtins.int = ...,
+        highlight: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "hybrid", b"hybrid", "query", b"query", "semantic", b"semantic", "text", b"text"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "filter", b"filter", "hybrid", b"hybrid", "limit", b"limit", "neighbours", b"neighbours", "query", b"query", "semantic", b"semantic", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "filter", b"filter", "highlight", b"highlight", "hybrid", b"hybrid", "limit", b"limit", "neighbours", b"neighbours", "query", b"query", "semantic", b"semantic", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_query: _TypeAlias = _typing.Literal["text", "semantic", "hybrid"]  # noqa: Y015
     _WhichOneofArgType_query: _TypeAlias = _typing.Literal["query", b"query"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_query) -> _WhichOneofReturnType_query | None: ...
 
 Global___SearchMessagesRequest: _TypeAlias = SearchMessagesRequest  # noqa: Y015
+
+@_typing.final
+class TextRange(_message.Message):
+    """A piece of a text."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    START_FIELD_NUMBER: _builtins.int
+    END_FIELD_NUMBER: _builtins.int
+    start: _builtins.int
+    """Its first character, from 0. Characters are Unicode code points."""
+    end: _builtins.int
+    """The first character after it."""
+    def __init__(
+        self,
+        *,
+        start: _builtins.int = ...,
+        end: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end", b"end", "start", b"start"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TextRange: _TypeAlias = TextRange  # noqa: Y015
 
 @_typing.final
 class SearchResult(_message.Message):
@@ -625,6 +705,7 @@ class SearchResult(_message.Message):
     SCORE_FIELD_NUMBER: _builtins.int
     PARTS_FIELD_NUMBER: _builtins.int
     NEIGHBOURS_FIELD_NUMBER: _builtins.int
+    HIGHLIGHTS_FIELD_NUMBER: _builtins.int
     score: _builtins.float
     """Score that the order follows; for a semantic search max(0, cosine)."""
     @_builtins.property
@@ -639,6 +720,12 @@ class SearchResult(_message.Message):
     def neighbours(self) -> _containers.RepeatedCompositeFieldContainer[Global___Message]:
         """Messages around it, by sequence."""
 
+    @_builtins.property
+    def highlights(self) -> _containers.RepeatedCompositeFieldContainer[Global___TextRange]:
+        """With `highlight`: where words of the query stand in the text, in its first 20,000 characters. In order, never
+        overlapping, at most 100. Empty for a result that meaning alone found.
+        """
+
     def __init__(
         self,
         *,
@@ -646,10 +733,11 @@ class SearchResult(_message.Message):
         score: _builtins.float = ...,
         parts: _common_pb2.ScoreParts | None = ...,
         neighbours: _abc.Iterable[Global___Message] | None = ...,
+        highlights: _abc.Iterable[Global___TextRange] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "parts", b"parts"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "neighbours", b"neighbours", "parts", b"parts", "score", b"score"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["highlights", b"highlights", "message", b"message", "neighbours", b"neighbours", "parts", b"parts", "score", b"score"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -665,7 +753,9 @@ class SearchMessagesResponse(_message.Message):
     TOTAL_COUNT_FIELD_NUMBER: _builtins.int
     DEGRADED_FIELD_NUMBER: _builtins.int
     total_count: _builtins.int
-    """Number of messages that match the words, or that were considered by meaning (at most 100 there)."""
+    """Number of messages that match the words, or that were considered by meaning (at most 100 there). For both together
+    the number that was ranked: the best 100 of each, and what follows the best by words.
+    """
     degraded: _builtins.bool
     """True when search by meaning was not possible (no embedding): the results come from words alone."""
     @_builtins.property
