@@ -212,7 +212,7 @@ async def check(archive: Archive, seed: int, steps: int) -> None:
 
 
 @given(seed=st.integers(0, 2**32))
-@settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=3, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 async def test_the_state_at_any_instant_equals_a_replay(archive: Archive, seed: int) -> None:
     await check(archive, seed, steps=12)
 

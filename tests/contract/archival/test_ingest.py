@@ -180,13 +180,13 @@ def client_options(replica: Replica) -> dict[str, Any]:
 
 async def test_the_client_ingests_in_one_call(archive: Archive, replica: Replica) -> None:
     seen: list[int] = []
-    texts = [f"item {n}" for n in range(1500)]
+    texts = [f"item {n}" for n in range(1100)]
     async with Client.connect(**client_options(replica)) as client:
         done = await client.ingest(of_agent(), iter(texts), progress=lambda so_far: seen.append(so_far.next_index))
         empty = await client.ingest(of_agent(), [])
-    assert (done.inserted_count, seen) == (1500, [1024, 1500])
+    assert (done.inserted_count, seen) == (1100, [1024, 1100])
     assert empty.next_index == 0
-    assert len(await archive.list_all(page_size=500)) == 1500
+    assert len(await archive.list_all(page_size=500)) == 1100
 
 
 async def test_the_client_goes_on_with_an_ingest_of_an_earlier_run(archive: Archive, replica: Replica) -> None:
@@ -206,8 +206,8 @@ async def test_an_ingest_survives_a_restart_of_the_server(hosting: Hosting, embe
     reached, restarted = threading.Event(), threading.Event()
 
     def texts() -> Iterator[str]:
-        for n in range(2500):
-            if n == 2048:
+        for n in range(1100):
+            if n == 1024:
                 reached.set()
                 restarted.wait(30)
             yield f"sentence {n}"
@@ -228,4 +228,4 @@ async def test_an_ingest_survives_a_restart_of_the_server(hosting: Hosting, embe
             restarted.set()
             done = await running
         client.close()
-    assert (done.inserted_count, done.duplicate_count, done.next_index) == (2500, 0, 2500)
+    assert (done.inserted_count, done.duplicate_count, done.next_index) == (1100, 0, 1100)
