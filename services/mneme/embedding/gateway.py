@@ -35,7 +35,7 @@ class Source(StrEnum):
 
     CACHE = "cache"
     JOINED = "joined"
-    """Another call of this process asked for it at the same time."""
+    """This process asked for it already, for another call or for this one."""
     PEER = "peer"
     """Another process asked for it at the same time."""
     PROVIDER = "provider"
@@ -310,10 +310,12 @@ def _in_order(
             raise _too_long(index, result)
         if isinstance(result, Unfit):
             raise invalid(f"texts[{index}]", f"{model.name} refuses it: {result.why}", model=model.name)
-        billed = sources[key] is Source.PROVIDER and key not in seen
+        # The same text once more in one call joins the first.
+        again = sources[key] is Source.PROVIDER and key in seen
+        source = Source.JOINED if again else sources[key]
         seen.add(key)
-        tokens = (result.token_count, 0) if billed else (0, result.token_count)
-        outcomes.append(Outcome(result.vector, result.truncated, sources[key], *tokens))
+        tokens = (result.token_count, 0) if source is Source.PROVIDER else (0, result.token_count)
+        outcomes.append(Outcome(result.vector, result.truncated, source, *tokens))
     return outcomes
 
 

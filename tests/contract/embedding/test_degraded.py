@@ -126,7 +126,8 @@ async def test_the_metrics_say_what_was_asked_and_what_was_saved(
     answer = await stub.Embed(pb.EmbedRequest(texts=["a text of some length", "a text of some length"]))
     while not (await stub.Embed(pb.EmbedRequest(texts=["a text of some length"]))).embeddings[0].cached:
         pass
-    assert sample(replica, "mneme_embedding_texts_total", source="provider") == 2
+    assert sample(replica, "mneme_embedding_texts_total", source="provider") == 1
+    assert sample(replica, "mneme_embedding_texts_total", source="joined") >= 1
     assert sample(replica, "mneme_embedding_texts_total", source="cache") == 1
     assert sample(replica, "mneme_embedding_saved_tokens_total", source="cache") == answer.token_count
     assert sample(replica, "mneme_embedding_batch_texts_sum") == 1
