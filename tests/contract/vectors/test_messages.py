@@ -11,7 +11,7 @@ from mneme.recall.v1 import recall_pb2 as pb
 from mneme.recall.v1.recall_pb2_grpc import RecallServiceStub
 from mneme.runtime.auth import ServiceTokens, SuiteKeys
 from mneme.runtime.call import Principal
-from mneme.runtime.vectors import SERVING
+from mneme.runtime.vectors import RETIRED, SERVING
 from tests.contract.vectors.conftest import Owner
 from tests.support.suite import Serve, Suite
 
@@ -50,6 +50,12 @@ class Talk:
         )
         return [one.message.text for one in response.results]
 
+    async def forget(self) -> None:
+        """Removes all data of the agent."""
+        request = pb.PurgeDataRequest(request_id=str(uuid.uuid4()), operation_id="operation-1")
+        request.subject.agent_id = "agent-1"
+        await self._orchestrator.PurgeData(request)
+
 
 async def test_many_messages_are_found_through_their_own_index(serve: Serve, owner: Owner) -> None:
     talk = Talk(await serve("recall", "embedding"))
@@ -67,3 +73,7 @@ async def test_many_messages_are_found_through_their_own_index(serve: Serve, own
     assert (await talk.found("who plays chess in the lighthouse?"))[
         0
     ] == "the lighthouse keeper plays chess on Tuesdays"
+    await talk.forget()
+    assert [one["state"] for one in owner.tables("recall")] == [RETIRED]
+    assert (await owner.maintain()).dropped == 1
+    assert owner.tables("recall") == []

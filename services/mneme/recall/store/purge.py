@@ -70,6 +70,9 @@ DELETE FROM recall.messages WHERE tenant_id = %(tenant)s AND {messages} RETURNIN
 """
 
 
+_REMOVE_VECTOR_REVISION = "DELETE FROM recall.vector_revision WHERE tenant_id = %(tenant)s AND agent_id = %(subject)s"
+
+
 async def purge(tx: Connection, subject: Subject, operation_id: str) -> list[Purged]:
     """Removes everything of a buried subject and counts again, a line a table.
 
@@ -89,6 +92,9 @@ async def purge(tx: Connection, subject: Subject, operation_id: str) -> list[Pur
 
 async def _remove(tx: Connection, scope: _Scope, subject: Subject) -> dict[str, int]:
     parameters = scope.parameters
+    if subject.kind == "agent":
+        # First, as those who store vectors take it first; its side tables retire with it.
+        await tx.execute(_REMOVE_VECTOR_REVISION, parameters)
     cursor = await tx.execute(_REMOVE_MESSAGES.format(messages=scope.messages), parameters)
     gone: dict[str, list[str]] = defaultdict(list)
     for row in await cursor.fetchall():
