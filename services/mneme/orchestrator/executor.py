@@ -6,7 +6,7 @@ meets its own earlier effect instead of doing it twice.
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, time, timedelta
+from datetime import UTC, date, datetime
 
 import grpc
 
@@ -185,22 +185,19 @@ class Executor:
         return replace(listing, by_words_only=response.degraded)
 
     async def _search_dates(self, call: ParsedCall, context: ToolContext) -> ToolResult:
-        first, last = (
-            datetime.combine(datetime.fromisoformat(call.arguments[key]).date(), time(), UTC)
-            for key in ("start_date", "end_date")
-        )
+        first, last = (date.fromisoformat(call.arguments[key]) for key in ("start_date", "end_date"))
         if last < first:
             return ToolResult(ok=False, text="Failed: end_date is before start_date")
-        span = common_pb2.TimeRange()
-        span.start.FromDatetime(first)
-        span.end.FromDatetime(last + timedelta(days=1))
+        days = recall_pb2.CivilDates(
+            first=first.isoformat(), last=last.isoformat(), time_zone=call.arguments["time_zone"]
+        )
         response = await self._peers.recall.ListMessages(
             recall_pb2.ListMessagesRequest(
                 agent_id=context.agent_id,
                 filter=recall_pb2.MessageFilter(
                     user_id=context.user_id,
                     roles=[recall_pb2.ROLE_USER, recall_pb2.ROLE_ASSISTANT],
-                    time_range=span,
+                    dates=days,
                 ),
                 page_size=CONSIDERED,
             )

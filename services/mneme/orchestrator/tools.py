@@ -88,7 +88,7 @@ def _date(which: str) -> dict[str, Any]:
     return {
         "type": "string",
         "format": "date",
-        "description": f"{which} day included, as YYYY-MM-DD, in UTC.",
+        "description": f"{which} day included, as YYYY-MM-DD.",
     }
 
 
@@ -127,8 +127,18 @@ _ALL = (
     _tool(
         "conversation_search_date",
         "Lists earlier messages of a span of days, oldest first.",
-        {"start_date": _date("First"), "end_date": _date("Last"), "limit": _LIMIT},
-        optional=("limit",),
+        {
+            "start_date": _date("First"),
+            "end_date": _date("Last"),
+            "time_zone": {
+                "type": "string",
+                "maxLength": 64,
+                "default": "",
+                "description": "Where these days are meant, as an IANA name such as Asia/Shanghai; UTC when left out.",
+            },
+            "limit": _LIMIT,
+        },
+        optional=("time_zone", "limit"),
     ),
     _tool("get_current_time", "Tells the current date and time.", {}),
     _tool(

@@ -64,6 +64,12 @@ class FakeEmbedder(embedding_pb2_grpc.EmbeddingServiceServicer):
         space = embedding_pb2.Space(space_id=SPACE, dimensions=DIMENSIONS)
         return embedding_pb2.GetSpaceResponse(space=space)
 
+    async def SwitchSpace(
+        self, request: embedding_pb2.SwitchSpaceRequest, context: Context
+    ) -> embedding_pb2.SwitchSpaceResponse:
+        """Has one space only."""
+        await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "one space only")
+
 
 def vector_of(text: str) -> list[float]:
     """Returns the fake embedding of a text, of length 1."""
