@@ -251,7 +251,8 @@ def cte(content: Content, *, alias: str, where: str) -> str:
         alias: What the filter calls that table.
         where: Conditions of the filter, each with a leading AND.
     """
-    return _CTE.format(**_names(content), a=alias, where=where)
+    # In few characters: psycopg parses a statement of more than 4,096 anew each time.
+    return " ".join(_CTE.format(**_names(content), a=alias, where=where).split())
 
 
 def breadth(depth: int, *, narrowed: bool) -> int:
