@@ -21,7 +21,6 @@ _PERSONS = {"i": "I", "me": "I", "we": "I", "us": "I", "you": "you"}
 _ARTICLES = words("a an the this these those that its their some any")
 _BE = words("is are am was were be been being get got gets")
 _PLACED = words("in at to from near around inside outside within")
-_CONJUNCTIONS = words("and or but , ; : ( )")
 _PARTICIPLE = re.compile(r"(?:ed|en|wn|ght|ung|ade|old|aid|ent|ept|ost)$")
 _UNCHANGED = words("hurt hit cut put set let shut cost read beat bet spread split")
 _BRITISH = re.compile(r"(?<=[a-z]{3})is(?=(?:e|ed|es|ing|ation|ations|er|ers)$)")
