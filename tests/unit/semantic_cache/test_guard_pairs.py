@@ -1,4 +1,4 @@
-"""The guards on pairs written by somebody who had not seen them; only the first half of each kind was tuned on."""
+"""The guards on pairs written by somebody who had not seen them; the first half of each kind was tuned on."""
 
 from __future__ import annotations
 
