@@ -58,18 +58,23 @@ class OpenAiJudge:
         """Returns the model's YES or NO; None for anything else, and when it does not answer."""
         content = f"A: {asked}\n\nB: {stored}\n\nAnswer: {answer or '(not kept; judge whether both ask the same)'}"
         try:
-            response = await self._client.chat.completions.create(
-                model=self._model,
-                temperature=0,
-                max_tokens=_MOST_TOKENS,
-                messages=[{"role": "system", "content": _INSTRUCTIONS}, {"role": "user", "content": content}],
-            )
+            said = await self._said(content)
         except openai.OpenAIError as error:
             log.warning("cache.judge_failed", error=type(error).__name__)
             return None
-        text = (response.choices[0].message.content or "").strip().upper() if response.choices else ""
-        return {"YES": True, "NO": False}.get(text.strip(".! \n"))
+        return {"YES": True, "NO": False}.get(said.strip().upper().strip(".! \n"))
 
     async def close(self) -> None:
         """Closes its connections."""
         await self._client.close()
+
+    async def _said(self, content: str) -> str:
+        stream = await self._client.chat.completions.create(
+            model=self._model,
+            temperature=0,
+            max_tokens=_MOST_TOKENS,
+            stream=True,
+            messages=[{"role": "system", "content": _INSTRUCTIONS}, {"role": "user", "content": content}],
+        )
+        async with stream:
+            return "".join([chunk.choices[0].delta.content or "" async for chunk in stream if chunk.choices])

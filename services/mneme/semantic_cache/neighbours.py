@@ -60,7 +60,8 @@ class _Matrix:
 
     def nearest(self, vector: Vectors, limit: int) -> list[int]:
         count = len(self._numbers)
-        scores = self._rows[:count] @ vector
+        # Not `@`: the threads of a matrix product cost more than they gain where cores are busy, 0.3 ms to 10 and more.
+        scores = np.vecdot(self._rows[:count], vector)
         best = np.argpartition(scores, -limit)[-limit:] if limit < count else np.arange(count)
         return [self._numbers[place] for place in best[np.argsort(-scores[best])]]
 

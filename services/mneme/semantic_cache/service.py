@@ -496,7 +496,9 @@ def build(runtime: Runtime) -> Component:
         reader=reader,
         entries=entries,
         judged=judged,
-        verdicts=Verdicts(judged, entries, embedder, gate, metrics, wrong_limit=settings.wrong_limit),
+        verdicts=Verdicts(
+            judged, entries, embedder, gate, metrics, wrong_limit=settings.wrong_limit, verified=verifier is not None
+        ),
         sampler=sampler,
         reuse=reuse,
         gate=gate,

@@ -32,6 +32,7 @@ class Verdicts:
         metrics: Metrics,
         *,
         wrong_limit: float,
+        verified: bool,
     ) -> None:
         """Args:
         judged: Where verdicts are.
@@ -40,6 +41,7 @@ class Verdicts:
         gate: Learns what closed and opened.
         metrics: Counts verdicts on samples.
         wrong_limit: Share of wrong answers above which a stratum closes.
+        verified: Whether a verifier lets pairs pass as well as the guards.
         """
         self._judged = judged
         self._entries = entries
@@ -47,6 +49,7 @@ class Verdicts:
         self._gate = gate
         self._counted = metrics.cache_samples
         self._wrong_limit = wrong_limit
+        self._verified = verified
 
     def is_closed(self, judged: int, wrong: int) -> bool:
         """Returns whether a stratum of the semantic tier is closed by its verdicts."""
@@ -114,9 +117,11 @@ class Verdicts:
             return strata.exact(kind)
         space = await self._embedder.space()
         vector = None if space is None else await self._embedder.embed(space, question)
-        if vector is None or stored.embedded is None:
-            return strata.exact(kind)
-        return strata.semantic(kind, cosine(vector, stored.embedded.values))
+        score = 0.0
+        if vector is not None and stored.embedded is not None:
+            score = cosine(vector, stored.embedded.values)
+        # Without vectors it counts where least is known of a pair.
+        return strata.semantic(kind, score, verified=self._verified)
 
     async def _stored(self, address: Address) -> Stored | None:
         try:

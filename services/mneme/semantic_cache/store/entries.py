@@ -273,9 +273,12 @@ class EntryStore:
         arguments = (pending.address.digest, _pack_pending(pending), int(seconds * 1000), _MOST_PENDING)
         turn, flat = await self._eval(_ANNOUNCE, (partition.key(_PENDING),), arguments)
         others = zip(flat[::2], flat[1::2], strict=True)
-        found = [
-            _unpack_pending(pending.address.scope, digest.decode(), value) for digest, value in others if digest != b"#"
-        ]
+        try:
+            found = [
+                _unpack_pending(pending.address.scope, name.decode(), value) for name, value in others if name != b"#"
+            ]
+        except (ValueError, struct.error, zlib.error) as error:
+            raise CacheDown("a pending question cannot be read") from error
         return int(turn), [other for other in found if other.turn != turn and other.ends > time.time()]
 
     async def withdraw(self, partition: Partition, address: Address) -> None:

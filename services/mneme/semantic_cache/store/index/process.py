@@ -34,7 +34,8 @@ _CHUNK = 256
 # So many fit between two searches: a graph takes 0.2 to 0.5 ms for each.
 _BATCH = 16
 _PORTION = 500
-_HEAVY = 1_000_000
+# Multiplications that take about 2 ms; more are left to a thread.
+_HEAVY = 16_000_000
 _BULK_SECONDS = 5.0
 _PART_BYTES = 1 << 20
 _SNAPSHOT_LOCK_MS = 60_000
