@@ -10,7 +10,7 @@ from datetime import datetime
 import numpy as np
 
 from mneme.archival.records import Candidate, WordStatistics
-from mneme.runtime import ranking, wording
+from mneme.runtime import ranking
 from mneme.runtime.ranking import Query, Scored
 
 PREFERENCE, INSTRUCTION, DOCUMENT, SUMMARY = 2, 3, 4, 5
@@ -81,25 +81,23 @@ def mixed(
 
 
 def _common(c: Candidate, factor: float) -> ranking.Candidate:
-    own = c.kind not in (DOCUMENT, SUMMARY)
     return ranking.Candidate(
         id=c.id,
         cosine=c.cosine,
         bm25=c.bm25,
         time=c.created_at.timestamp(),
         terms=c.terms,
-        standing=c.kind == PREFERENCE or (own and wording.is_standing(c.opening)),
-        instruction=c.kind == INSTRUCTION or (own and wording.is_instruction(c.opening)),
-        by_user=own,
-        changes=own and wording.states_change(c.opening),
+        preference=c.kind == PREFERENCE,
+        instruction=c.kind == INSTRUCTION,
+        by_user=c.kind not in (DOCUMENT, SUMMARY),
+        text=c.opening,
         factor=factor,
     )
 
 
 def _ranked(one: Scored, recency: float, importance: float, share: float) -> Ranked:
     c = one.candidate
-    standing = float(c.standing or c.instruction)
-    return Ranked(c.id, one.score, c.cosine, c.bm25, recency, importance, None, share, standing)
+    return Ranked(c.id, one.score, c.cosine, c.bm25, recency, importance, None, share, float(one.standing))
 
 
 def at_least(ranked: Sequence[Ranked], min_score: float, *, words_pass: bool) -> list[Ranked]:

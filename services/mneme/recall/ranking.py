@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from mneme.recall.records import Candidate, Found, Hit, Message, Role
-from mneme.runtime import ranking, wording
+from mneme.runtime import ranking
 from mneme.runtime.ranking import Query
 
 
@@ -53,10 +53,8 @@ def _candidate(one: Candidate, found: Found) -> ranking.Candidate:
         bm25=ranking.bm25(one.own, one.before, found.statistics),
         time=_said(message),
         terms=frozenset(one.own.frequencies),
-        standing=by_user and wording.is_standing(message.text),
-        instruction=by_user and wording.is_instruction(message.text),
         by_user=by_user,
-        changes=by_user and wording.states_change(message.text),
+        text=message.text if by_user else "",
     )
 
 

@@ -105,14 +105,14 @@ class Candidate:
     """Newer is greater; decides between equals."""
     terms: frozenset[int] = frozenset()
     """Numbers of the terms it holds."""
-    standing: bool = False
-    """A preference."""
+    preference: bool = False
+    """Stored as a preference."""
     instruction: bool = False
-    """An instruction that stands from now on."""
+    """Stored as an instruction."""
     by_user: bool = False
     """The user's own words."""
-    changes: bool = False
-    """Says that something is otherwise than it was."""
+    text: str = ""
+    """Where its wording may tell more: a preference, an instruction, a change."""
     factor: float = 1.0
     """What the score is multiplied with: age, importance."""
 
@@ -123,7 +123,9 @@ class Scored:
 
     candidate: Candidate
     score: float
-    """0..1 times the candidate's factor. Where a code is asked for, what holds one begins at 0.5."""
+    """0..1 times the candidate's factor. Where a code is asked for, what holds one begins at 0.6."""
+    standing: bool = False
+    """Whether it was raised as a preference or an instruction."""
 
 
 def query(text: str, now: datetime | None = None) -> Query:
@@ -231,13 +233,15 @@ def mixed(found: Sequence[Candidate], asked: Query, best: float, weights: Weight
         words = (one.bm25 or 0.0) / top if top else 0.0
         meaning = 0.0 if one.cosine is None else 1 - (high - one.cosine) / spread
         score = share * words + (1 - share) * meaning
-        score += weights.standing * indirect * one.standing + weights.instruction * one.instruction
+        preference = indirect > 0 and (one.preference or wording.is_standing(one.text))
+        instruction = one.instruction or wording.is_instruction(one.text)
+        score += weights.standing * indirect * preference + weights.instruction * instruction
         score += weights.dated * any(span.start.timestamp() <= one.time < span.end.timestamp() for span in asked.spans)
         score += weights.user * (one.by_user and not asked.of_the_agent)
         score = score / whole * one.factor
         if asked.codes:
-            score = (bool(asked.codes & one.terms) + score) / 2
-        scored.append(Scored(one, score))
+            score = 0.6 * bool(asked.codes & one.terms) + 0.4 * score
+        scored.append(Scored(one, score, preference or instruction))
     return ordered(scored)
 
 
@@ -268,7 +272,7 @@ def newer_first(ranked: Sequence[Scored], asked: Query, known: Statistics, *, wi
     top = [one.candidate for one in ranked[:within] if one.candidate.by_user]
     # The oldest first, so that a chain of updates ends with its newest on top.
     for newer in sorted(top, key=lambda one: (one.time, one.id)):
-        if newer.changes:
+        if wording.states_change(newer.text):
             above = [
                 places[older.id] for older in top if older.time < newer.time and _about_the_same(newer, older, known)
             ]

@@ -24,12 +24,12 @@ _candidates = st.lists(
         bm25=st.one_of(st.none(), st.floats(0.01, 40)),
         time=st.integers(0, 5).map(float),
         terms=_numbers,
-        standing=st.booleans(),
+        preference=st.booleans(),
         instruction=st.booleans(),
         by_user=st.booleans(),
-        changes=st.booleans(),
+        text=st.sampled_from(["", "It is now red", "I love boats", "Always use metres"]),
     ),
-    max_size=14,
+    max_size=8,
     unique_by=lambda one: one.id,
 )
 _questions = st.sampled_from(["where is the red boat now", "boat", "SKU-4711", "what did you suggest", "红色的船在哪"])
@@ -76,7 +76,7 @@ def test_words_decide_where_they_cover_the_query_and_meaning_where_not() -> None
 
 
 def test_a_need_that_is_not_named_finds_a_preference() -> None:
-    plain, preference = Candidate("plain", cosine=0.62), Candidate("preference", cosine=0.6, standing=True)
+    plain, preference = Candidate("plain", cosine=0.62), Candidate("preference", cosine=0.6, preference=True)
     found = [plain, preference, Candidate("far", cosine=0.1)]
     assert ranking.mixed(found, query("what shall we cook?"), best=30.0)[0].candidate.id == "preference"
 
@@ -103,7 +103,7 @@ def test_a_chain_of_updates_ends_with_its_newest_on_top() -> None:
     asked = query("where is the boat now?")
     texts = frozenset({1, 2})
     chain = [
-        Candidate(str(n), cosine=0.9 - n / 10, terms=texts, time=float(n), by_user=True, changes=n > 0)
+        Candidate(str(n), cosine=0.9 - n / 10, terms=texts, time=float(n), by_user=True, text="It moved to a dock" * n)
         for n in range(4)
     ]
     final = ranking.newer_first(ranking.mixed(chain, asked, 0.0), asked, KNOWN)

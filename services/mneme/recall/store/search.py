@@ -79,9 +79,8 @@ async def by_meaning(tx: Connection, wanted: Filter, meaning: Meaning, limit: in
 _BOTH = """
 WITH {bm25}, word AS MATERIALIZED (
 SELECT m.id, m.conversation_id, m.sequence_id, row_number() OVER () AS place
-FROM (SELECT document_id, bm25 FROM lexical_match ORDER BY bm25 DESC, document_id) k CROSS JOIN LATERAL (
-SELECT * FROM recall.messages m WHERE m.id = k.document_id AND {condition} OFFSET 0
-) m ORDER BY k.bm25 DESC, k.document_id LIMIT %(depth)s
+FROM (SELECT document_id AS id, bm25 FROM lexical_match ORDER BY bm25 DESC, document_id) k {by_key}
+WHERE {condition} ORDER BY k.bm25 DESC, k.id LIMIT %(depth)s
 ), {near}, candidate AS MATERIALIZED (
 SELECT k.id, b.id AS before FROM (
 SELECT id FROM word UNION SELECT id FROM near UNION
