@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 import uvloop
 
-from benchmarks import archival, cache, cache_quality, gateway, report, retrieval, search, turn
+from benchmarks import archival, cache, cache_quality, cached_turn, gateway, report, retrieval, search, turn
 from benchmarks.report import Row
 
 
@@ -35,6 +35,7 @@ class Name(enum.StrEnum):
     ARCHIVAL = "archival"
     RETRIEVAL = "retrieval"
     CACHE_QUALITY = "cache_quality"
+    CACHED_TURN = "cached_turn"
 
 
 PARTS = {
@@ -45,6 +46,7 @@ PARTS = {
     Name.ARCHIVAL: Part(archival.measure, archival.PREFIXES),
     Name.RETRIEVAL: Part(retrieval.measure, retrieval.PREFIXES),
     Name.CACHE_QUALITY: Part(cache_quality.measure, cache_quality.PREFIXES),
+    Name.CACHED_TURN: Part(cached_turn.measure, cached_turn.PREFIXES),
 }
 
 app = typer.Typer(pretty_exceptions_enable=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncGenerator
 
+from mneme.orchestrator.answers.public import NEEDS_CONTEXT
 from mneme.orchestrator.models.port import (
     ChatModel,
     Finished,
@@ -26,11 +27,15 @@ _PIECE_CHARS = 12
 
 
 class StubModel:
-    """Answers every request with one call of send_message, in pieces, without waiting for anything."""
+    """Answers every request with one call of send_message, in pieces, without waiting for anything.
+
+    An answer for all users repeats the question, so that whoever is served it can tell what it was made for.
+    """
 
     async def stream(self, request: ModelRequest) -> AsyncGenerator[StreamEvent, None]:
         """Events of one answer; see the port."""
-        arguments = json.dumps({"message": ANSWER})
+        shared = any(tool.name == NEEDS_CONTEXT for tool in request.tools)
+        arguments = json.dumps({"message": request.turns[-1].text if shared else ANSWER})
         call = ToolUse("call-1", "send_message", arguments)
         yield ToolCallStarted(0, call.id, call.name)
         for start in range(0, len(arguments), _PIECE_CHARS):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mneme.archival.v1 import archival_pb2
 from mneme.client import Client, new_request_id
 from mneme.core_memory.v1 import core_memory_pb2
 from mneme.orchestrator.v1 import orchestrator_pb2 as pb
@@ -58,3 +59,41 @@ async def test_another_user_is_never_served_from_it(client: Client) -> None:
     other = await say(client, await new_conversation(client, agent_id, "user-2"), QUESTION)
     assert not other.of("cache_hit")
     assert "Darjeeling" not in other.text
+
+
+async def test_what_all_users_may_see_is_answered_once_for_all(client: Client) -> None:
+    agent_id = await new_agent(client, cache_policy=pb.CACHE_POLICY_SHARED)
+    made = await client.archival.CreateKnowledgeBase(
+        archival_pb2.CreateKnowledgeBaseRequest(
+            request_id=new_request_id(), knowledge_base=archival_pb2.KnowledgeBase(display_name=agent_id)
+        )
+    )
+    id_ = made.knowledge_base.knowledge_base_id
+    await client.archival.AttachKnowledgeBase(
+        archival_pb2.AttachKnowledgeBaseRequest(request_id=new_request_id(), knowledge_base_id=id_, agent_id=agent_id)
+    )
+    await client.archival.InsertPassage(
+        archival_pb2.InsertPassageRequest(
+            request_id=new_request_id(),
+            owner=archival_pb2.PassageOwner(knowledge_base_id=id_),
+            passage=archival_pb2.Passage(text="The warranty of the desk lamp is three years."),
+        )
+    )
+    question = "How long is the warranty of the desk lamp?"
+    first = await say(client, await new_conversation(client, agent_id, "user-1"), question)
+    again = await say(client, await new_conversation(client, agent_id, "user-2"), question)
+    assert "three years" in first.text
+    assert not first.of("cache_hit")
+    assert again.text == first.text
+    assert again.of("cache_hit")[0].cache_hit.shared
+
+
+async def test_what_only_the_user_knows_is_not_answered_for_all(client: Client) -> None:
+    agent_id = await new_agent(client, cache_policy=pb.CACHE_POLICY_SHARED)
+    for user, tea in (("user-1", "Darjeeling"), ("user-2", "Assam")):
+        conversation_id = await new_conversation(client, agent_id, user)
+        await say(client, conversation_id, f"My favourite tea is {tea}.")
+        for _ in range(2):
+            answer = await say(client, conversation_id, QUESTION)
+            assert tea in answer.text
+            assert not answer.of("cache_hit")

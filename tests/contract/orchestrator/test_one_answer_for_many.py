@@ -50,6 +50,7 @@ async def test_a_hundred_users_at_two_replicas_are_answered_by_one_model_call(
 
     async def only_after_all_have_asked(request: ModelRequest) -> ModelOutput:
         async def all_asked() -> bool:
+            await asyncio.sleep(0.2)
             runs = (await operator.agents.ListRuns(pb.ListRunsRequest(page_size=500))).runs
             return len(runs) == len(talks)
 

@@ -72,7 +72,7 @@ async def knowledge_base(talk: Talk, *passages: str) -> str:
     archival = talk.suite.stub(ArchivalServiceStub)
     made = await archival.CreateKnowledgeBase(
         archival_pb2.CreateKnowledgeBaseRequest(
-            request_id=request_id(), knowledge_base=archival_pb2.KnowledgeBase(display_name="Shop")
+            request_id=request_id(), knowledge_base=archival_pb2.KnowledgeBase(display_name=talk.agent_id)
         )
     )
     id_ = made.knowledge_base.knowledge_base_id

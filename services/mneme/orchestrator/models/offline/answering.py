@@ -122,6 +122,7 @@ def _candidates(question: str, view: View) -> list[Quote]:
     quotes = [Quote(line, "memory", block.label) for block, line in memory_lines(view.blocks)]
     quotes += [Quote(line, "memory", block.label) for block in blocks for line in block.lines]
     other = [Quote(line, "summary") for line in view.summary]
+    other += [Quote(_cut(text), "archive") for text in view.passages]
     for message in view.earlier:
         other += [Quote(said, "window") for said in understand(message).statements]
     for call in view.called("conversation_search", "conversation_search_date", "archival_memory_search"):

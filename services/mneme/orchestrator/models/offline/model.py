@@ -72,7 +72,7 @@ class OfflineModel:
 
 
 def _call(request: ModelRequest, index: int, name: str, arguments: dict[str, object]) -> ToolUse:
-    if name not in _SILENT and HEARTBEAT in TOOLS[name].parameters["properties"]:
+    if name in TOOLS and name not in _SILENT and HEARTBEAT in TOOLS[name].parameters["properties"]:
         arguments = {**arguments, HEARTBEAT: True}
     text = json.dumps(arguments, ensure_ascii=False)
     return ToolUse(f"call-{uuid5(NAMESPACE_OID, f'{len(request.turns)}/{index}/{name}/{text}').hex}", name, text)

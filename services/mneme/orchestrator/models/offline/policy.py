@@ -17,6 +17,8 @@ from mneme.orchestrator.models.offline.words import is_chinese, query_text
 
 _SEARCHES = ("conversation_search", "archival_memory_search")
 _SEARCH_LIMIT = 10
+_NEEDS_CONTEXT = "needs_context"
+"""Tool that is offered where the answer is for all users."""
 _FORGET_SCORE = 0.25
 
 
@@ -39,10 +41,24 @@ def decide(view: View, vectors: WordVectors) -> Decision:
     if not view.message:
         return _on_event(view)
     understood = understand(view.message)
+    if _NEEDS_CONTEXT in view.tools:
+        return _for_everybody(view, understood, vectors)
     calls = _preparation(view, understood, vectors)
     if calls:
         return Decision(_thought(calls), tuple(calls))
     return Decision("Ready to answer.", (("send_message", {"message": _reply(view, understood, vectors)}),))
+
+
+def _for_everybody(view: View, understood: Understanding, vectors: WordVectors) -> Decision:
+    """Quotes what all users may see where that is an answer for sure, and hands the question on otherwise."""
+    answers = [answer(question, view, vectors) for question in understood.questions]
+    asks_more = understood.statements or understood.forget or understood.topics
+    if asks_more or not answers or any(one.fit is not Fit.SURE for one in answers):
+        return Decision("More must be known for this.", ((_NEEDS_CONTEXT, {"reason": "knowledge"}),))
+    quotes = dict.fromkeys(quote for one in answers for quote in one.quotes)
+    said = phrases(is_chinese(view.message))
+    message = f"{said.found}\n{quoted(said, list(quotes))}"
+    return Decision("Ready to answer everybody.", (("send_message", {"message": message}),))
 
 
 def _on_event(view: View) -> Decision:

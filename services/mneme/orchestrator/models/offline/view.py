@@ -76,6 +76,8 @@ class View:
     """Earlier messages of the user in view, oldest first."""
     summary: tuple[str, ...]
     """Lines of the summary of what has left the window."""
+    passages: tuple[str, ...]
+    """Passages that were put into the prompt."""
     calls: tuple[Call, ...]
     """Calls made since the newest message or event."""
     first: bool
@@ -106,6 +108,7 @@ def look(request: ModelRequest) -> View:
         pressure=_unheeded_pressure(turns),
         earlier=tuple(plain(turn.text) for turn in turns[: max(start, 0)] if turn.role == "user"),
         summary=_summary(turns),
+        passages=_passages(turns),
         calls=_calls(since),
         first=not any(turn.role == "assistant" for turn in turns[: max(start, 0)]) and not _summary(turns),
         tools=frozenset(tool.name for tool in request.tools),
@@ -178,6 +181,7 @@ def _is_pressure(turn: Turn) -> bool:
 
 _TIMED = re.compile(r"^\[[^\]\n]*\b(?:timer|timed|scheduled?)\b", re.IGNORECASE)
 _QUIET = re.compile(r"^\[(?:summary|from memory)\b", re.IGNORECASE)
+_PASSAGE = re.compile(r"^\[from memory, passage\b[^\]\n]*\]\s*", re.IGNORECASE)
 
 
 def _unheeded_pressure(turns: Sequence[Turn]) -> bool:
@@ -188,6 +192,11 @@ def _unheeded_pressure(turns: Sequence[Turn]) -> bool:
 def _summary(turns: Sequence[Turn]) -> tuple[str, ...]:
     texts = [turn.text for turn in turns if turn.role == "system" and turn.text.startswith("[summary]")]
     return tuple(line.strip("- ").strip() for text in texts for line in text.splitlines()[1:] if line.strip("- "))
+
+
+def _passages(turns: Sequence[Turn]) -> tuple[str, ...]:
+    found = [(turn.text, _PASSAGE.match(turn.text)) for turn in turns if turn.role == "system"]
+    return tuple(text[match.end() :].strip() for text, match in found if match)
 
 
 def _calls(turns: Sequence[Turn]) -> tuple[Call, ...]:
