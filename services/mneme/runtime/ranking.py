@@ -40,7 +40,7 @@ class Weights:
     """Part from which words have their largest share."""
     standing: float = 0.15
     """Addition for a preference, as far as meaning decides: a need that is not named points to what people like."""
-    instruction: float = 0.15
+    instruction: float = 0.1
     """Addition for an instruction that stands from now on."""
     dated: float = 0.1
     """Addition for what was said at a time that the question names."""
