@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from pydantic import SecretStr
 
+from mneme.archival.v1 import archival_pb2
+from mneme.archival.v1.archival_pb2_grpc import ArchivalServiceStub
 from mneme.core_memory.v1 import core_memory_pb2
 from mneme.core_memory.v1.core_memory_pb2_grpc import CoreMemoryServiceStub
+from mneme.orchestrator.models.port import ModelOutput, StopReason
 from mneme.orchestrator.v1 import orchestrator_pb2 as pb
 from tests.contract.orchestrator.scripted import (
     ScriptedModel,
@@ -18,6 +23,7 @@ from tests.contract.orchestrator.scripted import (
     says,
     texts,
 )
+from tests.contract.orchestrator.test_shared_answers import add_passage, knowledge_base
 from tests.support.suite import Serve, Suite
 
 QUESTION = "What is the capital of France?"
@@ -77,6 +83,36 @@ async def test_a_run_that_read_the_clock_is_not_kept(model: ScriptedModel, cache
     await cached.send("What is the time in France now?")
 
     assert "cache_hit" not in kinds(await cached.send("What is the time in France now?"))
+
+
+UNFIT: dict[str, list[ModelOutput]] = {
+    "a tool failed": [calls(("core_memory_search", {"query": "x"})), says("Paris")],
+    "it was cut": [replace(says("Par"), stop_reason=StopReason.MAX_TOKENS)],
+    "it was refused": [replace(says("No."), stop_reason=StopReason.REFUSAL)],
+    "it paused": [calls(("pause_heartbeats", {"minutes": 5}), ("send_message", {"message": "Paris"}))],
+}
+
+
+async def test_only_complete_and_successful_runs_are_kept(model: ScriptedModel, scripted_suite: Suite) -> None:
+    for name, answers in UNFIT.items():
+        talk = await open_talk(scripted_suite, user="ann", agent=pb.Agent(cache_policy=pb.CACHE_POLICY_PER_USER))
+        model.answers = list(answers)
+        await talk.send(QUESTION)
+        assert "cache_hit" not in kinds(await talk.send(QUESTION)), name
+
+
+async def test_of_a_searched_knowledge_base_only_what_was_shown_must_stay(model: ScriptedModel, cached: Talk) -> None:
+    kb = await knowledge_base(cached, "Paris is the capital of France.")
+    other = await add_passage(cached, kb, "Steel is made of iron and carbon.")
+    search = {"query": "capital of France", "limit": 1, "request_heartbeat": True}
+    model.answers = [calls(("archival_memory_search", search)), says("Paris")]
+    await cached.send(QUESTION)
+
+    archival = cached.suite.stub(ArchivalServiceStub)
+    await archival.DeletePassage(archival_pb2.DeletePassageRequest(request_id=request_id(), passage_id=other))
+    assert "cache_hit" in kinds(await cached.send(QUESTION))
+    await add_passage(cached, kb, "France moved its capital to Lyon.")
+    assert "cache_hit" not in kinds(await cached.send(QUESTION))
 
 
 async def test_a_caller_may_go_past_the_cache(model: ScriptedModel, cached: Talk) -> None:
