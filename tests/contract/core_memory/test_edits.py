@@ -44,6 +44,7 @@ async def test_append_replace_and_remove_change_the_text_and_count_versions(memo
 
 
 async def test_an_edit_over_the_limit_changes_nothing_and_names_limit_and_size(memory: Memory) -> None:
+    """Peers' complaint 21: the old fact was deleted and nothing stored: mem0ai/mem0/issues/4536."""
     block = await memory.create("human", "四个汉字", limit_chars=6, agents=(AGENT,))
 
     error = await failure(memory.append(by_label("human"), "再加"))

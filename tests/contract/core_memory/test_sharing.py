@@ -222,7 +222,10 @@ async def test_a_changed_template_leaves_the_blocks_made_from_it_alone(memory: M
     request.request_id = new_id()
     after = (await memory.stub.CreateBlock(request)).block
 
-    assert (changed.version, [one.value for one in await memory.versions(template.block_id)]) == (2, ["Called:", "Name:"])
+    assert (changed.version, [one.value for one in await memory.versions(template.block_id)]) == (
+        2,
+        ["Called:", "Name:"],
+    )
     assert (await memory.get(before.block_id)).block.value == "Name:"
     assert after.value == "Called:"
 

@@ -133,6 +133,7 @@ async def test_an_expected_sequence_must_be_next(writer: Writer) -> None:
 
 
 async def test_a_retry_gets_the_first_response(writer: Writer) -> None:
+    """Peers' complaint 29: without an id of the client's, a retried turn writes twice: redis-developer/adk-redis/issues/24."""
     same = request_id()
     first = await writer.append(user("once"), request=same)
     assert await writer.append(user("once"), request=same) == first
@@ -141,6 +142,7 @@ async def test_a_retry_gets_the_first_response(writer: Writer) -> None:
 
 
 async def test_the_same_messages_under_another_request_are_not_doubled(writer: Writer) -> None:
+    """Peers' complaint 23, a check before an insert that races: mem0ai/mem0/issues/6531."""
     batch = [user("eat", message_id="message-a"), asks("call-1"), result("call-1")]
     batch[1].message_id, batch[2].message_id = "message-b", "message-c"
     first = await writer.append(*batch, expected=1)

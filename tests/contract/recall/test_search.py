@@ -210,6 +210,7 @@ async def test_neighbours_come_from_the_same_conversation(writer: Writer) -> Non
 
 
 async def test_text_out_of_a_search_is_not_found_again(writer: Writer, embedding: Embedding) -> None:
+    """Peers' complaint 24: one hallucination 668 times through a recall loop: mem0ai/mem0/issues/4573."""
     echo = result("call-1", "I love nuts")
     echo.provenance.from_recall = True
     await writer.append(user("I love nuts"), asks("call-1"), echo)

@@ -11,10 +11,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from mneme.recall.service import build
 from mneme.recall.v1 import recall_pb2 as pb
 from mneme.recall.v1.recall_pb2_grpc import RecallServiceStub
-from tests.contract.recall.conftest import Writer, asks, assistant, request_id, result, user
-from tests.support.hosting import Replica, failure
+from mneme.settings import PeersSettings
+from tests.contract.recall.conftest import Embedding, Writer, asks, assistant, request_id, result, user
+from tests.support.hosting import Hosting, Replica, failure
 
 if TYPE_CHECKING:
     from mneme.recall.v1.recall_pb2_grpc import RecallServiceAsyncStub
@@ -27,6 +29,7 @@ async def test_an_unknown_conversation_has_an_empty_window(writer: Writer) -> No
 
 
 async def test_eviction_moves_the_window_and_keeps_the_messages(writer: Writer) -> None:
+    """Peers' complaint 14: a full queue drops the oldest turn before it is kept elsewhere: BAI-LAB/MemoryOS/pull/65."""
     await writer.append(*(user(f"number {n}") for n in range(1, 7)))
     response = await writer.evict(4, "three numbers")
     assert (response.summary_version, response.evicted_count) == (1, 3)
@@ -43,6 +46,23 @@ async def test_eviction_moves_the_window_and_keeps_the_messages(writer: Writer) 
     old = await writer.window(summary_version=1)
     assert (old.summary, old.summary_version) == ("three numbers", 1)
     assert (await failure(writer.window(summary_version=3))).reason_name == "NOT_FOUND"
+
+
+async def test_what_was_said_is_known_to_every_replica_at_once(
+    hosting: Hosting, embedding: Embedding, writer: Writer
+) -> None:
+    """Peers' complaint 19: an eventually consistent read is taken for a new agent, and its context is lost.
+
+    aws/bedrock-agentcore-sdk-python/issues/564.
+    """
+    peers = PeersSettings(embedding=embedding.address)
+    async with hosting.replica("recall", build, peers=peers) as other:
+        stub = await other.stub(RecallServiceStub, service="orchestrator")
+        elsewhere = Writer(stub, conversation_id=writer.conversation_id)
+        for number in range(8):
+            here, there = (writer, elsewhere) if number % 2 else (elsewhere, writer)
+            await here.append(user(f"said {number}"), expected=number + 1)
+            assert [one.text for one in (await there.window()).messages] == [f"said {n}" for n in range(number + 1)]
 
 
 async def test_two_evictions_cannot_lose_a_summary(writer: Writer) -> None:

@@ -31,6 +31,7 @@ def test_texts_and_descriptions_cannot_open_or_close_a_block(blocks: list[tuple[
 
 @given(hostile)
 def test_the_same_blocks_give_the_same_bytes(value: str) -> None:
+    """Peers' complaint 15: prompts that change without need end the provider's caching: letta-ai/letta/issues/3217."""
     assert render([block(value)]) == render([block(value)])
 
 
