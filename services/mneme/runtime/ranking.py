@@ -36,7 +36,7 @@ class Weights:
     """Largest share of words; meaning has the rest."""
     coverage_none: float = 0.2
     """Part of the best possible BM25 up to which words count nothing."""
-    coverage_full: float = 0.4
+    coverage_full: float = 0.45
     """Part from which words have their largest share."""
     standing: float = 0.15
     """Addition for a preference, as far as meaning decides: a need that is not named points to what people like."""
