@@ -29,7 +29,8 @@ _TIME = re.compile(
     r"|this (?:morning|afternoon|evening|night|week|weekend|month|quarter|year)"
     r"|(?:next|last) (?:week|weekend|month|quarter|year|monday|tuesday|wednesday|thursday|friday|saturday|sunday)"
     r"|(?:what|which) (?:time|day|date|month|year|weekday) (?:is it|do we)"
-    r"|the (?:time|date)(?=\W*$)|current (?:time|date)|how (?:long ago|old (?:is|are|am)|many days (?:until|till|left|ago))"
+    r"|the (?:time|date)(?=\W*$)|current (?:time|date)"
+    r"|how (?:long ago|old (?:is|are|am)|many days (?:until|till|left|ago))"
     r"|(?:days?|weeks?|months?|hours?) (?:ago|left|until|since)|so far|latest|recently|just now)\b"
     r"|今[天日晚早年]|明[天日年]|昨[天日晚]|后天|前天|现在|目前|此刻|刚才|刚刚|最近|最新|几点|几号|星期几|周几|这[周个]|本[周月年]"
     r"|上个?[周月]|下个?[周月]|去年|多久以前|还有多久|还有几天",
