@@ -78,9 +78,12 @@ async def test_a_wrong_answer_is_removed_and_counts(cache_: Asker) -> None:
     assert (await cache_.feedback(entry_id, pb.VERDICT_WRONG)).removed
     assert await cache_.reason(key(user="ann")) == "NOT_FOUND"
     assert not (await cache_.feedback(entry_id, pb.VERDICT_WRONG)).removed
-    (exact,) = (await cache_.stub.GetStats(pb.GetStatsRequest(agent_id="agent-1"))).strata
-    assert (exact.stratum, exact.judged_count, exact.wrong_count) == ("per_user/exact", 3, 2)
-    assert exact.wrong_upper_bound == pytest.approx(0.983, abs=0.001)
+    exact, other_words = (await cache_.stub.GetStats(pb.GetStatsRequest(agent_id="agent-1"))).strata
+    assert (exact.stratum, exact.judged_count, exact.wrong_count) == ("per_user/exact", 2, 2)
+    assert exact.wrong_upper_bound == 1.0
+    # Without a vector nobody knows how near the question was.
+    assert (other_words.stratum, other_words.judged_count) == ("per_user/semantic/0.00/guards", 1)
+    assert other_words.wrong_upper_bound == pytest.approx(0.95)
 
 
 async def test_repeated_feedback_counts_once(cache_: Asker) -> None:
