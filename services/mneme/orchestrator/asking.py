@@ -11,9 +11,9 @@ import structlog
 
 from mneme.errors.v1 import errors_pb2
 from mneme.orchestrator import events
+from mneme.orchestrator.billing import Measured
 from mneme.orchestrator.current import Current
 from mneme.orchestrator.journal import SEND_MESSAGE
-from mneme.orchestrator.models import table
 from mneme.orchestrator.models.port import (
     Finished,
     ModelOutput,
@@ -21,13 +21,11 @@ from mneme.orchestrator.models.port import (
     StreamEvent,
     ToolArgumentsDelta,
     ToolCallStarted,
-    Usage,
 )
 from mneme.orchestrator.partial_json import StringField
 from mneme.orchestrator.patience import Patience, is_transient
 from mneme.orchestrator.profile import Choice
 from mneme.runtime.errors import Error
-from mneme.runtime.metrics import Metrics
 
 log = structlog.stdlib.get_logger("mneme.orchestrator.asking")
 
@@ -97,7 +95,7 @@ class Asker:
         )
         reason = f"{choice.reason}: {first.reason_name}" if first else choice.reason
         shown = _Shown(self._current, step_id)
-        measured = _Measured(self._current.deps.metrics, sampling.model)
+        measured = Measured(self._current.deps.metrics, sampling.model)
         self._current.model_asked = True
         began = time.monotonic()
         first_piece = 0.0
@@ -123,31 +121,6 @@ class Asker:
             f"the answer of model {sampling.model} was cut",
             metadata={"model": sampling.model},
         )
-
-
-class _Measured:
-    """The metrics of one model call."""
-
-    def __init__(self, metrics: Metrics, model: str) -> None:
-        # Names come from callers: one that the table does not know must not become a label.
-        info = table.TABLE.get(model)
-        self._metrics = metrics
-        self._provider = str(info.provider) if info and info.provider else "other"
-        self._model = model if info else "other"
-
-    def answered(self, seconds: float, first_piece: float, usage: Usage) -> None:
-        """Counts an answer."""
-        metrics = self._metrics
-        metrics.model_seconds.labels(self._provider, self._model, "ok").observe(seconds)
-        metrics.model_first_token_seconds.labels(self._provider, self._model).observe(first_piece)
-        for kind in ("input", "output", "cache_read", "cache_write"):
-            count = getattr(usage, f"{kind}_tokens")
-            if count:
-                metrics.model_tokens.labels(self._model, kind).inc(count)
-
-    def failed(self, seconds: float, error: Error) -> None:
-        """Counts a failure by its reason."""
-        self._metrics.model_seconds.labels(self._provider, self._model, error.reason_name).observe(seconds)
 
 
 class _Shown:

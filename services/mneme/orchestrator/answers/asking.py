@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from mneme.errors.v1 import errors_pb2
-from mneme.orchestrator.billing import bill_of
+from mneme.orchestrator.billing import Measured, bill_of
 from mneme.orchestrator.models.port import ChatModel, ModelOutput, ModelRequest, complete
 from mneme.orchestrator.profile import Choice
 from mneme.orchestrator.prompt import Sampling
@@ -16,6 +16,7 @@ from mneme.orchestrator.store import side_usage
 from mneme.runtime import call
 from mneme.runtime.db import Database
 from mneme.runtime.errors import Error
+from mneme.runtime.metrics import Metrics
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +32,10 @@ class Asked:
 class SideAsker:
     """Asks models for the running call's tenant, off the hot path: once each, without patience."""
 
-    def __init__(self, model: ChatModel, database: Database) -> None:
+    def __init__(self, model: ChatModel, database: Database, metrics: Metrics) -> None:
         self._model = model
         self._database = database
+        self._metrics = metrics
 
     async def ask(self, request: ModelRequest, choices: Sequence[Choice], *, purpose: str, agent_id: str) -> Asked:
         """The first answer of these models.
@@ -49,14 +51,17 @@ class SideAsker:
         """
         failure: Error | None = None
         for choice in choices:
-            began = time.monotonic()
+            name, began = choice.sampling.model, time.monotonic()
+            measured = Measured(self._metrics, name)
             try:
                 output = await complete(self._model, _sampled(request, choice.sampling))
             except Error as error:
+                measured.failed(time.monotonic() - began, error)
                 failure = error
                 continue
-            name = choice.sampling.model
-            asked = Asked(output, name, bill_of(name, output.usage), time.monotonic() - began)
+            took = time.monotonic() - began
+            measured.answered(took, None, output.usage)
+            asked = Asked(output, name, bill_of(name, output.usage), took)
             async with self._database.tenant(call.tenant()) as tx:
                 await side_usage.spend(
                     tx, call.tenant(), purpose=purpose, agent_id=agent_id, model=name, bill=asked.bill

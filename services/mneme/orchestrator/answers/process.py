@@ -18,7 +18,7 @@ class Answers:
 
     def __init__(self, runtime: Runtime, model: ChatModel, count_tokens: Callable[[str], int]) -> None:
         settings = runtime.settings.orchestrator
-        asker = SideAsker(model, runtime.database)
+        asker = SideAsker(model, runtime.database, runtime.metrics)
         self.health = CacheHealth(runtime.peers, timeout=settings.cache_timeout)
         self.contextual = Contextual()
         self.refresher = Refresher(runtime.peers, asker, settings, count_tokens)
