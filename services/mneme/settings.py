@@ -332,6 +332,12 @@ class RecallSettings(Section):
     """Interval at which other replicas' unfinished indexing is looked for; own work starts after the linger."""
     index_backoff_max: float = Field(default=5.0, gt=0)
     """Longest rest between two attempts to index while embedding does not answer."""
+    max_age_days: int = Field(default=0, ge=0)
+    """Days after which a message of any tenant goes; 0 keeps messages until a tenant's own rule, or a deletion."""
+    retention_interval: float = Field(default=3600.0, gt=0)
+    """Time after which an agent's messages are looked through again for those that are too old."""
+    retention_batch: int = Field(default=500, ge=1, le=5000)
+    """Messages that go in one transaction because of their age."""
     index_lease: float = Field(default=60.0, gt=0)
     """Time after which the claimed messages of a dead worker are taken over."""
     index_attempts: int = Field(default=5, ge=1)

@@ -260,6 +260,8 @@ def recall_cases(w: World) -> dict[str, Request]:
         "SearchMessages": {**agent, "hybrid": {"text": "spare key"}, "neighbours": 2, "highlight": True},
         "GetWindow": place,
         "EvictMessages": {**place, "first_kept_sequence": 2, "summary": "taken over"},
+        "SetRetention": {"subject": agent, "max_age_days": 1},
+        "GetRetention": {"subject": agent},
         "DeleteMessages": {**agent, **ids},
         "AppendMessages": {**place, "messages": [message]},
         "ExportData": {"subject": agent},

@@ -24,7 +24,8 @@ from mneme.recall.convert import (
 from mneme.recall.indexer import Indexer
 from mneme.recall.meaning import Meanings
 from mneme.recall.records import Appended, Batch, Filter, Found, Hit, Subject
-from mneme.recall.store import append, export, purge, reads, search, window
+from mneme.recall.retention import Keeper
+from mneme.recall.store import append, export, purge, reads, retention, search, window
 from mneme.recall.store.append import SCHEMA, RefusedError
 from mneme.recall.store.reads import Position
 from mneme.recall.v1 import recall_pb2 as pb
@@ -56,23 +57,25 @@ class RecallComponent:
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
         self._indexer = Indexer(runtime.database, runtime.peers, runtime.settings.recall)
-        self._servicer = RecallServicer(runtime, self._indexer)
+        self._keeper = Keeper(runtime.database, runtime.metrics, runtime.settings.recall)
+        self._servicer = RecallServicer(runtime, self._indexer, self._keeper)
 
     def register(self, server: grpc.aio.Server) -> None:
         """Adds the servicer to a server."""
         recall_pb2_grpc.add_RecallServiceServicer_to_server(self._servicer, server)
 
     async def start(self) -> None:
-        """Starts indexing."""
+        """Starts indexing and retention."""
         self._indexer.start()
+        self._keeper.start()
 
     async def drain(self) -> None:
-        """Ends indexing after the running batch."""
-        await self._indexer.drain()
+        """Ends both after the running batch."""
+        await asyncio.gather(self._indexer.drain(), self._keeper.drain())
 
     async def stop(self) -> None:
-        """Ends indexing at once."""
-        await self._indexer.stop()
+        """Ends both at once."""
+        await asyncio.gather(self._indexer.stop(), self._keeper.stop())
 
     async def ready(self) -> None:
         """Returns when the database answers and its schema is new enough."""
@@ -83,10 +86,11 @@ class RecallComponent:
 class RecallServicer(recall_pb2_grpc.RecallServiceServicer):
     """The RPCs."""
 
-    def __init__(self, runtime: Runtime, indexer: Indexer) -> None:
+    def __init__(self, runtime: Runtime, indexer: Indexer, keeper: Keeper) -> None:
         self._database = runtime.database
         self._metrics = runtime.metrics
         self._indexer = indexer
+        self._keeper = keeper
         self._meanings = Meanings(runtime.peers, timeout=runtime.settings.recall.query_embed_timeout)
 
     async def AppendMessages(self, request: pb.AppendMessagesRequest, context: Context) -> pb.AppendMessagesResponse:
@@ -214,6 +218,26 @@ class RecallServicer(recall_pb2_grpc.RecallServiceServicer):
         response = await self._once(request, pb.DeleteMessagesResponse, run)
         self._metrics.memory_writes.labels("recall", "delete").inc(response.deleted_count)
         return response
+
+    async def SetRetention(self, request: pb.SetRetentionRequest, context: Context) -> pb.SetRetentionResponse:
+        """Sets how long messages are kept, or counts what would go."""
+        subject, days = _kept(request.subject), request.max_age_days
+
+        async def run(tx: Connection) -> pb.SetRetentionResponse:
+            if not request.dry_run:
+                await retention.set_rule(tx, subject, days)
+            count = await retention.count(tx, subject, days) if days else 0
+            return pb.SetRetentionResponse(expired_count=count)
+
+        response = await self._once(request, pb.SetRetentionResponse, run)
+        self._keeper.wake()
+        return response
+
+    async def GetRetention(self, request: pb.GetRetentionRequest, context: Context) -> pb.GetRetentionResponse:
+        """Returns a rule."""
+        async with self._database.tenant(call.tenant()) as tx:
+            days = await retention.rule(tx, _kept(request.subject))
+        return pb.GetRetentionResponse(max_age_days=days)
 
     async def PurgeData(self, request: pb.PurgeDataRequest, context: Context) -> pb.PurgeDataResponse:
         """Removes all data of a subject, after every write that could still miss its tombstone has ended."""
@@ -345,6 +369,16 @@ def _position(cursor: Sequence[str | int] | None) -> Position | None:
     except ValueError:
         problem = "was not issued for this request"
         raise invalid("page_token", problem, errors_pb2.REASON_INVALID_PAGE_TOKEN) from None
+
+
+def _kept(subject: pb.RetentionSubject) -> retention.Subject:
+    kind = subject.WhichOneof("subject")
+    if kind is None:
+        return retention.Subject("tenant", "")
+    value: str = getattr(subject, kind)
+    if not value:
+        raise invalid(f"subject.{kind}", "must not be empty")
+    return retention.Subject(kind.removesuffix("_id"), value)
 
 
 def _subject(request: pb.PurgeDataRequest) -> Subject:

@@ -133,7 +133,7 @@ async def test_an_expected_sequence_must_be_next(writer: Writer) -> None:
 
 
 async def test_a_retry_gets_the_first_response(writer: Writer) -> None:
-    """Peers' complaint 29: without an id of the client's, a retried turn writes twice: redis-developer/adk-redis/issues/24."""
+    """Peers' complaint 29: without a client's id a retry writes twice: redis-developer/adk-redis/issues/24."""
     same = request_id()
     first = await writer.append(user("once"), request=same)
     assert await writer.append(user("once"), request=same) == first

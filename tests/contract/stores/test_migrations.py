@@ -39,6 +39,8 @@ WORK_TABLES = {
     "orchestrator.timer_head",
     "orchestrator.worker",
     "recall.index_queue",
+    "recall.retention",
+    "recall.retention_due",
     "recall.vector_scope",
     "recall.vector_table",
 }

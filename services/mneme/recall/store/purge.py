@@ -82,7 +82,7 @@ async def purge(tx: Connection, subject: Subject, operation_id: str) -> list[Pur
     """
     messages, conversations, field = _SCOPES[subject.kind]
     parameters: dict[str, Any] = {"tenant": call.tenant(), "subject": subject.subject_id}
-    parameters["operation"] = operation_id
+    parameters |= {"operation": operation_id, "kind": subject.kind}
     scope = _Scope(parameters, messages, conversations, field)
     parameters["whole"] = await _column(tx, _WHOLE.format(conversations=conversations), parameters)
     parameters["touched"] = await _column(tx, _TOUCHED.format(messages=messages), parameters)
@@ -127,6 +127,12 @@ _REMOVALS = {
     WHERE tenant_id = %(tenant)s AND conversation_id = ANY(%(whole)s::text[] || %(touched)s::text[])""",
     "index_queue": """
     DELETE FROM recall.index_queue WHERE tenant_id = %(tenant)s AND message_id = ANY(%(ids)s)""",
+    "retention": """
+    DELETE FROM recall.retention
+    WHERE tenant_id = %(tenant)s AND subject_kind = %(kind)s AND subject_id = %(subject)s""",
+    "retention_due": """
+    DELETE FROM recall.retention_due
+    WHERE tenant_id = %(tenant)s AND %(kind)s = 'agent' AND agent_id = %(subject)s""",
     "conversation": """
     DELETE FROM recall.conversation WHERE tenant_id = %(tenant)s AND conversation_id = ANY(%(whole)s)""",
 }
@@ -162,6 +168,12 @@ _COUNTS = {
     "index_queue": """
     SELECT count(*) AS number FROM recall.index_queue
     WHERE tenant_id = %(tenant)s AND message_id = ANY(%(ids)s)""",
+    "retention": """
+    SELECT count(*) AS number FROM recall.retention
+    WHERE tenant_id = %(tenant)s AND subject_kind = %(kind)s AND subject_id = %(subject)s""",
+    "retention_due": """
+    SELECT count(*) AS number FROM recall.retention_due
+    WHERE tenant_id = %(tenant)s AND %(kind)s = 'agent' AND agent_id = %(subject)s""",
     "request": """
     SELECT count(*) AS number FROM recall.request
     WHERE tenant_id = %(tenant)s AND position(%(needle)s::bytea IN response) > 0""",

@@ -164,6 +164,26 @@ index_queue = Table(
 )
 Index("index_queue_due", index_queue.c.due_time)
 
+# Rules: ids and days, no content. A worker reads them over all tenants.
+retention = Table(
+    "retention",
+    metadata,
+    _key("tenant_id"),
+    _key("subject_kind"),
+    _key("subject_id"),
+    _column("max_age_days", Integer),
+)
+
+# Agents that have messages, and when these are next looked through for what is too old.
+retention_due = Table(
+    "retention_due",
+    metadata,
+    _key("tenant_id"),
+    _key("agent_id"),
+    _column("due_time", _TIME),
+)
+Index("retention_due_time", retention_due.c.due_time)
+
 # Counts the writes of vectors, which take turns in an agent.
 vector_revision = Table(
     "vector_revision",

@@ -70,6 +70,16 @@ class RecallServiceStub:
                 request_serializer=mneme_dot_recall_dot_v1_dot_recall__pb2.DeleteMessagesRequest.SerializeToString,
                 response_deserializer=mneme_dot_recall_dot_v1_dot_recall__pb2.DeleteMessagesResponse.FromString,
                 _registered_method=True)
+        self.SetRetention = channel.unary_unary(
+                '/mneme.recall.v1.RecallService/SetRetention',
+                request_serializer=mneme_dot_recall_dot_v1_dot_recall__pb2.SetRetentionRequest.SerializeToString,
+                response_deserializer=mneme_dot_recall_dot_v1_dot_recall__pb2.SetRetentionResponse.FromString,
+                _registered_method=True)
+        self.GetRetention = channel.unary_unary(
+                '/mneme.recall.v1.RecallService/GetRetention',
+                request_serializer=mneme_dot_recall_dot_v1_dot_recall__pb2.GetRetentionRequest.SerializeToString,
+                response_deserializer=mneme_dot_recall_dot_v1_dot_recall__pb2.GetRetentionResponse.FromString,
+                _registered_method=True)
         self.PurgeData = channel.unary_unary(
                 '/mneme.recall.v1.RecallService/PurgeData',
                 request_serializer=mneme_dot_recall_dot_v1_dot_recall__pb2.PurgeDataRequest.SerializeToString,
@@ -137,6 +147,23 @@ class RecallServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SetRetention(self, request, context):
+        """Sets how long messages are kept, of the tenant, one agent or one user; or says what would go. Of all rules that apply
+        to a message, and the deployment's own, the shortest counts. What is older goes in the background within an hour (as
+        the deployment sets it), from windows too. A tool call and its results go together, once all are old enough. A
+        summary goes at the same age, by its own time: until then it may tell of messages that are gone.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetRetention(self, request, context):
+        """Returns the rule that was set for the tenant, an agent or a user.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def PurgeData(self, request, context):
         """Removes all data of an agent, conversation or user, after a tombstone that refuses late writes, and counts again.
         Where something remains, it goes with a further call under a new `request_id`.
@@ -190,6 +217,16 @@ def add_RecallServiceServicer_to_server(servicer, server):
                     servicer.DeleteMessages,
                     request_deserializer=mneme_dot_recall_dot_v1_dot_recall__pb2.DeleteMessagesRequest.FromString,
                     response_serializer=mneme_dot_recall_dot_v1_dot_recall__pb2.DeleteMessagesResponse.SerializeToString,
+            ),
+            'SetRetention': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetRetention,
+                    request_deserializer=mneme_dot_recall_dot_v1_dot_recall__pb2.SetRetentionRequest.FromString,
+                    response_serializer=mneme_dot_recall_dot_v1_dot_recall__pb2.SetRetentionResponse.SerializeToString,
+            ),
+            'GetRetention': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetRetention,
+                    request_deserializer=mneme_dot_recall_dot_v1_dot_recall__pb2.GetRetentionRequest.FromString,
+                    response_serializer=mneme_dot_recall_dot_v1_dot_recall__pb2.GetRetentionResponse.SerializeToString,
             ),
             'PurgeData': grpc.unary_unary_rpc_method_handler(
                     servicer.PurgeData,
@@ -392,6 +429,60 @@ class RecallService:
             '/mneme.recall.v1.RecallService/DeleteMessages',
             mneme_dot_recall_dot_v1_dot_recall__pb2.DeleteMessagesRequest.SerializeToString,
             mneme_dot_recall_dot_v1_dot_recall__pb2.DeleteMessagesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetRetention(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mneme.recall.v1.RecallService/SetRetention',
+            mneme_dot_recall_dot_v1_dot_recall__pb2.SetRetentionRequest.SerializeToString,
+            mneme_dot_recall_dot_v1_dot_recall__pb2.SetRetentionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetRetention(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mneme.recall.v1.RecallService/GetRetention',
+            mneme_dot_recall_dot_v1_dot_recall__pb2.GetRetentionRequest.SerializeToString,
+            mneme_dot_recall_dot_v1_dot_recall__pb2.GetRetentionResponse.FromString,
             options,
             channel_credentials,
             insecure,

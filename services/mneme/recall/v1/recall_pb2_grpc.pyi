@@ -52,6 +52,14 @@ class RecallServiceStub:
     """Moves the start of the window forward and stores the new summary, in one transaction. Nothing is deleted."""
     DeleteMessages: _grpc.UnaryUnaryMultiCallable[_recall_pb2.DeleteMessagesRequest, _recall_pb2.DeleteMessagesResponse]
     """Deletes messages by id. A summary made of them keeps what it says of them until it is written anew."""
+    SetRetention: _grpc.UnaryUnaryMultiCallable[_recall_pb2.SetRetentionRequest, _recall_pb2.SetRetentionResponse]
+    """Sets how long messages are kept, of the tenant, one agent or one user; or says what would go. Of all rules that apply
+    to a message, and the deployment's own, the shortest counts. What is older goes in the background within an hour (as
+    the deployment sets it), from windows too. A tool call and its results go together, once all are old enough. A
+    summary goes at the same age, by its own time: until then it may tell of messages that are gone.
+    """
+    GetRetention: _grpc.UnaryUnaryMultiCallable[_recall_pb2.GetRetentionRequest, _recall_pb2.GetRetentionResponse]
+    """Returns the rule that was set for the tenant, an agent or a user."""
     PurgeData: _grpc.UnaryUnaryMultiCallable[_recall_pb2.PurgeDataRequest, _recall_pb2.PurgeDataResponse]
     """Removes all data of an agent, conversation or user, after a tombstone that refuses late writes, and counts again.
     Where something remains, it goes with a further call under a new `request_id`.
@@ -83,6 +91,14 @@ class RecallServiceAsyncStub(RecallServiceStub):
     """Moves the start of the window forward and stores the new summary, in one transaction. Nothing is deleted."""
     DeleteMessages: _aio.UnaryUnaryMultiCallable[_recall_pb2.DeleteMessagesRequest, _recall_pb2.DeleteMessagesResponse]  # type: ignore[assignment]
     """Deletes messages by id. A summary made of them keeps what it says of them until it is written anew."""
+    SetRetention: _aio.UnaryUnaryMultiCallable[_recall_pb2.SetRetentionRequest, _recall_pb2.SetRetentionResponse]  # type: ignore[assignment]
+    """Sets how long messages are kept, of the tenant, one agent or one user; or says what would go. Of all rules that apply
+    to a message, and the deployment's own, the shortest counts. What is older goes in the background within an hour (as
+    the deployment sets it), from windows too. A tool call and its results go together, once all are old enough. A
+    summary goes at the same age, by its own time: until then it may tell of messages that are gone.
+    """
+    GetRetention: _aio.UnaryUnaryMultiCallable[_recall_pb2.GetRetentionRequest, _recall_pb2.GetRetentionResponse]  # type: ignore[assignment]
+    """Returns the rule that was set for the tenant, an agent or a user."""
     PurgeData: _aio.UnaryUnaryMultiCallable[_recall_pb2.PurgeDataRequest, _recall_pb2.PurgeDataResponse]  # type: ignore[assignment]
     """Removes all data of an agent, conversation or user, after a tombstone that refuses late writes, and counts again.
     Where something remains, it goes with a further call under a new `request_id`.
@@ -153,6 +169,26 @@ class RecallServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_recall_pb2.DeleteMessagesResponse, _abc.Awaitable[_recall_pb2.DeleteMessagesResponse]]:
         """Deletes messages by id. A summary made of them keeps what it says of them until it is written anew."""
+
+    @_abc_1.abstractmethod
+    def SetRetention(
+        self,
+        request: _recall_pb2.SetRetentionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_recall_pb2.SetRetentionResponse, _abc.Awaitable[_recall_pb2.SetRetentionResponse]]:
+        """Sets how long messages are kept, of the tenant, one agent or one user; or says what would go. Of all rules that apply
+        to a message, and the deployment's own, the shortest counts. What is older goes in the background within an hour (as
+        the deployment sets it), from windows too. A tool call and its results go together, once all are old enough. A
+        summary goes at the same age, by its own time: until then it may tell of messages that are gone.
+        """
+
+    @_abc_1.abstractmethod
+    def GetRetention(
+        self,
+        request: _recall_pb2.GetRetentionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_recall_pb2.GetRetentionResponse, _abc.Awaitable[_recall_pb2.GetRetentionResponse]]:
+        """Returns the rule that was set for the tenant, an agent or a user."""
 
     @_abc_1.abstractmethod
     def PurgeData(
