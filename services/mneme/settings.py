@@ -249,6 +249,16 @@ class ModelsSettings(Section):
     """Base URL of an OpenAI-compatible provider of that space; empty takes `openai_base_url` and its key."""
     next_embedding_api_key: SecretStr = SecretStr("")
     """API key for `next_embedding_base_url`; empty for a server that wants none."""
+    rerank_model: str = ""
+    """Model that looks again at what a hybrid search found; empty for none. Needs an endpoint that serves `/rerank`."""
+    rerank_base_url: str = ""
+    """Base URL of that endpoint, `https://host/v1`; empty takes `openai_base_url` and its key."""
+    rerank_api_key: SecretStr = SecretStr("")
+    """API key for `rerank_base_url`; empty for a server that wants none."""
+    rerank_depth: int = Field(default=30, ge=2, le=200)
+    """Results that it looks at."""
+    rerank_timeout: float = Field(default=1.0, gt=0)
+    """Longest wait for it in seconds; after that the results stay as they were."""
     bedrock_region: str = ""
     """AWS region of Bedrock; empty takes the one of the AWS configuration."""
     bedrock_profile: str = ""
