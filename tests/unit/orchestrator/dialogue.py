@@ -106,7 +106,7 @@ class Dialogue:
         self.archive.append(content)
         return True, "Stored as passage-1."
 
-    def _on_days(self, start_date: str, end_date: str, limit: int) -> tuple[bool, str]:
+    def _on_days(self, start_date: str, end_date: str, time_zone: str, limit: int) -> tuple[bool, str]:
         said = self.said[:-1][:limit] if start_date <= "2026-11-21" <= end_date else []
         return True, "\n".join([f"Shown {len(said)}:", *(f"[2026-11-21 09:00 user] {text}" for text in said)])
 
