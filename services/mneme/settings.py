@@ -317,8 +317,8 @@ class OrchestratorSettings(Section):
     cache_refreshes: int = Field(default=2, ge=0)
     """Answers for all users that one process makes anew at once, in the background; 0 lets them end."""
     judge_model: str = ""
-    """Model that judges, in the background, samples of the answers that were served for other words; empty for none.
-    One that is called by the semantic cache itself is `semantic_cache.judge_model`."""
+    """Model that judges, in the background, samples of the answers that were served for other words; empty for none:
+    then verdicts come from Feedback and JudgeSample alone."""
     judge_per_minute: float = Field(default=30.0, gt=0)
     """Samples that it judges in a minute at most, for each process."""
     operation_hold: float = Field(default=30.0, gt=0)
@@ -489,9 +489,6 @@ class SemanticCacheSettings(Section):
     none. Where it does not answer in time, nothing is served."""
     verifier_timeout: float = Field(default=1.0, gt=0)
     """Longest wait for its answer."""
-    judge_model: str = ""
-    """Model of the OpenAI-compatible provider that judges the samples; empty for none: then verdicts come from Feedback
-    and JudgeSample alone."""
 
 
 class MaintenanceSettings(Section):

@@ -20,7 +20,6 @@ from mneme.semantic_cache.addresses import Address, Scope
 from mneme.semantic_cache.answering import Answering
 from mneme.semantic_cache.bounds import wrong_upper_bound
 from mneme.semantic_cache.gate import Gate
-from mneme.semantic_cache.judging import OpenAiJudge
 from mneme.semantic_cache.keeping import Keeping
 from mneme.semantic_cache.meaning import Considered, Meaning, basis_of
 from mneme.semantic_cache.offering import Offering
@@ -112,7 +111,7 @@ class SemanticCacheComponent(pb_grpc.SemanticCacheServiceServicer):
 
     async def start(self) -> None:
         """Begins to keep and judge samples, and to report uses."""
-        self._sampler.start(self._verdicts.judged)
+        self._sampler.start()
         self._reuse.start()
 
     async def drain(self) -> None:
@@ -479,8 +478,7 @@ def build(runtime: Runtime) -> Component:
     verifier = _verifier(runtime)
     meaning = Meaning(entries, index, embedder, gate, knowledge, candidates=settings.candidates, verifier=verifier)
     worth = WorthStore(runtime.cache, longest_life=settings.entry_seconds, tenant_bytes=settings.tenant_bytes)
-    judge = OpenAiJudge(runtime.settings.models, settings.judge_model) if settings.judge_model else None
-    sampler = Sampler(judged, entries, metrics, rate=settings.sample_rate, most=settings.samples_max, judge=judge)
+    sampler = Sampler(judged, entries, metrics, rate=settings.sample_rate, most=settings.samples_max)
     reuse, statistics = Reuse(worth), Statistics()
     answering = Answering(
         entries,

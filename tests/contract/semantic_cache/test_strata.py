@@ -5,17 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from typing import cast
 
 import psycopg
 import pytest
 
 from mneme.errors.v1 import errors_pb2
 from mneme.semantic_cache import strata
-from mneme.semantic_cache.service import SemanticCacheComponent
 from mneme.semantic_cache.v1 import semantic_cache_pb2 as pb
 from tests.contract.semantic_cache.conftest import Asker, asker, key, request_id
-from tests.contract.semantic_cache.test_semantic import ASKED, OTHER_WORDS, first, near
+from tests.contract.semantic_cache.test_semantic import OTHER_WORDS, first, near
 from tests.support.hosting import Replica, failure
 
 Start = Callable[..., AbstractAsyncContextManager[Replica]]
@@ -142,36 +140,6 @@ async def test_a_state_that_cannot_be_read_closes_all(joined: Start, owner_url: 
         async with asyncio.timeout(10):
             while await cache.reason(near()) != "HIT":
                 pass
-
-
-class Stubborn:
-    """A judge that finds everything wrong."""
-
-    def __init__(self) -> None:
-        self.asked: list[tuple[str, str, str]] = []
-
-    async def fits(self, asked: str, stored: str, answer: str) -> bool | None:
-        self.asked.append((asked, stored, answer))
-        return False
-
-    async def close(self) -> None:
-        """Nothing is held."""
-
-
-async def test_the_services_own_judge_removes_what_is_wrong(joined: Start) -> None:
-    async with joined(sample_rate=1.0) as replica:
-        component, judge = cast("SemanticCacheComponent", replica.component), Stubborn()
-        await component._sampler.stop()
-        component._sampler._judge = judge
-        component._sampler.start(component._verdicts.judged)
-        cache = await asker(replica)
-        await cache.store(first(), "By mail.")
-        assert await cache.reason(near(0.96)) == "HIT"
-        async with asyncio.timeout(10):
-            while await cache.reason(first()) == "HIT":
-                pass
-        assert judge.asked == [(OTHER_WORDS, ASKED, "By mail.")]
-        assert (await stratum(cache)).wrong_count == 1
 
 
 async def test_pairs_are_bounded_and_go_with_their_user(joined: Start) -> None:
