@@ -13,7 +13,7 @@ from mneme.errors.v1 import errors_pb2
 from mneme.semantic_cache import strata
 from mneme.semantic_cache.v1 import semantic_cache_pb2 as pb
 from tests.contract.semantic_cache.conftest import Asker, asker, key, request_id
-from tests.contract.semantic_cache.test_semantic import OTHER_WORDS, first, near
+from tests.contract.semantic_cache.test_semantic import ASKED, OTHER_WORDS, first, near
 from tests.support.hosting import Replica, failure
 
 Start = Callable[..., AbstractAsyncContextManager[Replica]]
