@@ -32,7 +32,6 @@ QUESTIONS = {
     "contraction": ["Where's my order 4711?", "What’s the fee for late payment?"],
     "about the agent": ["Who are you?", "What can you do?"],
     "numbers": ["What is 12.5 % of 80?", "How much is 3 m² of oak?"],
-    "two questions": ["What is the fee? Who pays the fee?"],
     "other language": ["¿Cuál es la capital de Francia?", "Was ist die Hauptstadt von Frankreich?"],
     "Chinese, interrogative word": [
         "我不能吃什么？",
@@ -103,6 +102,7 @@ STATEMENTS = {
         "Call me Bob, ok?",
     ],
     "question word in a statement": ["When I was young I lived in Rome", "where I live it is cold", "What a nice day"],
+    "several questions": ["What is the fee? Who pays the fee?", "运费是多少？周末送货吗？"],
     "politeness": ["Thanks!", "Ok", "Hello", "", "   ", "?!", "🙂"],
     "facts without a verb": ["Seattle bike repair", "red wine", "my sister Eva, Rome"],
     "plain fact": ["The store closes at nine."],

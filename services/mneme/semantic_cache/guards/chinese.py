@@ -17,6 +17,7 @@ _HAVE_OR_NOT = re.compile(r"有没有|有無")
 _PASSIVE = re.compile(r"^(.+?)被(.+)$")
 _WORD = re.compile(r"[a-z]+")
 _HAN = re.compile(r"[\u3400-\u9fff]")
+_CLAUSE = re.compile(r"[\s,，。.;；:：!！?？、]+|(?<=了)(?=请问|能|可以)")
 _END = re.compile(r"[\s?？!！。.~]+$")
 _PERSONS = {re.compile("我(?!们|想问|想知道|想了解)"): "my", re.compile("[你您](?!们|家|好)"): "your"}
 
@@ -24,10 +25,9 @@ _PERSONS = {re.compile("我(?!们|想问|想知道|想了解)"): "my", re.compil
 @dataclass(frozen=True, slots=True)
 class _Tables:
     asks: tuple[tuple[str, re.Pattern[str]], ...]
-    must: re.Pattern[str]
-    should: re.Pattern[str]
-    past: re.Pattern[str]
-    future: re.Pattern[str]
+    modality: tuple[tuple[str, re.Pattern[str]], ...]
+    tense: tuple[tuple[str, re.Pattern[str]], ...]
+    symmetric: re.Pattern[str]
     protected: re.Pattern[str]
     light: frozenset[str]
     negations: frozenset[str]
@@ -40,11 +40,10 @@ def read(text: str) -> Question:
     """Returns the question; `text` has been found to be Chinese."""
     tables = _tables()
     plain = _END.sub("", unicodedata.normalize("NFKC", text).casefold().replace(" ", ""))
-    asks = next((name for name, pattern in tables.asks if pattern.search(plain)), "whether")
-    modality = ""
-    if asks == "whether":
-        modality = "must" if tables.must.search(plain) else "should" if tables.should.search(plain) else ""
-    tense = "past" if tables.past.search(plain) else "future" if tables.future.search(plain) else "present"
+    asking = _asking(plain, tables)
+    asks = next((name for name, pattern in tables.asks if pattern.search(asking)), "whether")
+    modality = _first(tables.modality, asking) if asks == "whether" else ""
+    tense = _first(tables.tense, asking) or "present"
     persons = {("", whose) for sign, whose in _PERSONS.items() if sign.search(plain)}
     for name, pattern in tables.asks:
         if name == asks:
@@ -66,8 +65,19 @@ def read(text: str) -> Question:
         tense=tense,
         persons=tuple(persons) if len(persons) == 1 else (),
         terms=terms,
-        symmetric=bool(re.search("和|与|跟|还是|区别|差别|不同|相比|之间|哪个", text)),
+        symmetric=tables.symmetric.search(plain) is not None,
     )
+
+
+def _asking(plain: str, tables: _Tables) -> str:
+    """The clause that asks, where the text tells something beside."""
+    clauses = [clause for clause in _CLAUSE.split(plain) if clause]
+    return next((one for one in clauses if any(pattern.search(one) for _, pattern in tables.asks)), plain)
+
+
+def _first(patterns: tuple[tuple[str, re.Pattern[str]], ...], text: str) -> str:
+    """Name of the first pattern that is found; empty for none."""
+    return next((name for name, pattern in patterns if pattern.search(text)), "")
 
 
 def _terms(text: str, taken: list[Term], tables: _Tables, *, both: bool) -> tuple[Term, ...]:
@@ -117,10 +127,9 @@ def _tables() -> _Tables:
     protected = "|".join(sorted(map(re.escape, words(chinese["protected"])), key=len, reverse=True))
     return _Tables(
         asks=tuple((name, re.compile(pattern)) for name, pattern in chinese["asks"]),
-        must=re.compile(chinese["must"]),
-        should=re.compile(chinese["should"]),
-        past=re.compile(chinese["past"]),
-        future=re.compile(chinese["future"]),
+        modality=tuple((name, re.compile(chinese[name])) for name in ("must", "should", "wish")),
+        tense=tuple((name, re.compile(chinese[name])) for name in ("past", "future", "ongoing")),
+        symmetric=re.compile(chinese["symmetric"]),
         protected=re.compile(protected),
         light=light,
         negations=negations,

@@ -33,6 +33,12 @@ _CONTRACTIONS = tuple(
 _TOKEN = re.compile(rf"{amounts.MARK}|#?[^\W\d_]+|[,;:()]")
 _CAPITAL = re.compile(r"(?<=[\w,;:'\")]\s)[\"'(]?([A-Z][\w'-]*)")
 _SPACE = re.compile(r"\s+")
+_CLAUSE = re.compile(r"^ *|[.!?,;:] +| [-–—] +")
+_QUESTION = re.compile(
+    r"(?:(?:and|so|but|in|on|at|for|from|to|of|with|by|until|since) )*(?:#\w+|what|which|who|whom|whose|where|why|how"
+    r"|when(?! (?:i|you|we|they|it|the|my|your|an?)\b)"
+    r"|is|are|am|was|were|do|does|did|can|could|will|would|shall|should|may|might|must|has|have|had)\b"
+)
 _WH = {
     "how": "how",
     "why": "why",
@@ -72,27 +78,36 @@ def read(text: str) -> Question:
     taken = amounts.take(spoken)
     names = frozenset(match.casefold() for match in _CAPITAL.findall(taken.text))
     plain = f" {_SPACE.sub(' ', taken.text.casefold()).strip(' ?!.')} "
-    auxiliaries = frozenset(plain.split()) & (_PRESENT | _PAST)
+    auxiliaries = frozenset(_asking(plain).split()) & (_PRESENT | _PAST)
     for pattern, replacement in _frames():
         plain, count = pattern.subn(replacement, plain)
         if count:
             plain = _SPACE.sub(" ", plain)
     tokens: list[str] = _TOKEN.findall(plain)
     found, known = collect(tokens, taken.terms, names), frozenset(tokens)
-    asks = _asks(tokens, marked="?" in text)
+    asking: list[str] = _TOKEN.findall(_asking(plain))
+    asks = _asks(asking, marked="?" in text)
     return Question(
         text,
         "en",
         semantic=bool(found.terms),
         reason="" if found.terms else "it has no words to compare",
         asks=asks,
-        modality=_modality(asks, tokens),
-        tense=_tense(asks, tokens, auxiliaries),
-        inverted=_is_inverted(tokens),
+        modality=_modality(asks, asking),
+        tense=_tense(asks, asking, auxiliaries),
+        inverted=_is_inverted(asking),
         persons=tuple(sorted(found.persons)),
         terms=tuple(found.terms),
         symmetric=Words.get().is_symmetric(known),
     )
+
+
+def _asking(plain: str) -> str:
+    """The part of a text that asks, where it tells something beside: from its first clause that begins like a question."""
+    for start in _CLAUSE.finditer(plain):
+        if _QUESTION.match(plain, start.end()):
+            return plain[start.end() :]
+    return plain
 
 
 @functools.cache
