@@ -197,18 +197,13 @@ def statistics_column() -> str:
 
 def index_parameters(documents: Sequence[Document]) -> dict[str, object]:
     """Returns the parameters of `index_cte`; beside them the statement needs `tenant`. Each document has terms."""
-    words = [
-        (term, frequency, number)
-        for number, doc in enumerate(documents, start=1)
-        for term, frequency in doc.frequencies.items()
-    ]
+    # Terms hold no spaces. A text a document travels and is taken apart much faster than an array of its terms.
     return {
-        "lexical_terms": [word[0] for word in words],
-        "lexical_frequencies": [word[1] for word in words],
-        "lexical_documents": [word[2] for word in words],
         "lexical_scopes": [doc.scope for doc in documents],
         "lexical_ids": [doc.document_id for doc in documents],
         "lexical_lengths": [doc.length for doc in documents],
+        "lexical_words": [" ".join(doc.frequencies) for doc in documents],
+        "lexical_frequencies": [" ".join(map(str, doc.frequencies.values())) for doc in documents],
     }
 
 
@@ -307,17 +302,17 @@ def _keys(*names: str) -> list[Column[str]]:
 
 
 _INDEX = """
-    lexical_word AS MATERIALIZED (
-        SELECT d.scope, d.document_id, d.length, w.term, w.frequency
-        FROM unnest(%(lexical_terms)s::text[], %(lexical_frequencies)s::int[], %(lexical_documents)s::int[])
-            AS w(term, frequency, number)
-        JOIN unnest(%(lexical_scopes)s::text[], %(lexical_ids)s::text[], %(lexical_lengths)s::int[])
-            WITH ORDINALITY AS d(scope, document_id, length, number) USING (number)
+    lexical_new AS MATERIALIZED (
+        SELECT d.scope, d.id, d.length, string_to_array(d.words, ' ') AS terms, d.frequencies
+        FROM unnest(%(lexical_scopes)s::text[], %(lexical_ids)s::text[], %(lexical_lengths)s::int[],
+            %(lexical_words)s::text[], %(lexical_frequencies)s::text[]) AS d(scope, id, length, words, frequencies)
+    ), lexical_word AS MATERIALIZED (
+        SELECT d.scope, d.id, d.length, w.term, w.frequency
+        FROM lexical_new d
+        CROSS JOIN LATERAL unnest(d.terms, string_to_array(d.frequencies, ' ')::int[]) AS w(term, frequency)
     ), lexical_scoped AS (
         INSERT INTO {schema}.lexical_scope AS s (tenant_id, scope, document_count, total_length)
-        SELECT %(tenant)s, scope, count(*), sum(length)
-        FROM unnest(%(lexical_scopes)s::text[], %(lexical_lengths)s::int[]) AS d(scope, length)
-        GROUP BY scope ORDER BY scope
+        SELECT %(tenant)s, scope, count(*), sum(length) FROM lexical_new GROUP BY scope ORDER BY scope
         ON CONFLICT (tenant_id, scope) DO UPDATE SET
             document_count = s.document_count + EXCLUDED.document_count,
             total_length = s.total_length + EXCLUDED.total_length
@@ -331,11 +326,10 @@ _INDEX = """
             document_count = t.document_count + EXCLUDED.document_count
     ), lexical_added AS (
         INSERT INTO {schema}.lexical_document (tenant_id, scope, document_id, length, terms)
-        SELECT %(tenant)s, scope, document_id, length, array_agg(term) FROM lexical_word
-        GROUP BY scope, document_id, length
+        SELECT %(tenant)s, scope, id, length, terms FROM lexical_new
     ), lexical_posted AS (
         INSERT INTO {schema}.lexical_posting (tenant_id, scope, term, document_id, frequency, length)
-        SELECT %(tenant)s, scope, term, document_id, frequency, length FROM lexical_word
+        SELECT %(tenant)s, scope, term, id, frequency, length FROM lexical_word
     )"""
 
 # Fences: each term is looked up by its key, whatever the planner guesses of tables that were never analysed.
