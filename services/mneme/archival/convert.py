@@ -416,6 +416,8 @@ def failure_message(error: Error) -> common_pb2.Failure:
 
 def struct(field: str, message: struct_pb2.Struct) -> dict[str, Any]:
     """Returns free key-value data. Raises INVALID_FIELD for numbers that JSON does not have."""
+    if not message.fields:
+        return {}
     try:
         values: dict[str, Any] = json_format.MessageToDict(message)
     except (ValueError, json_format.Error) as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import grpc
@@ -31,10 +31,18 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Space:
-    """The deployment's active vector space."""
+    """A vector space of the deployment."""
 
     id: str
     dimensions: int
+
+
+@dataclass(frozen=True, slots=True)
+class Spaces:
+    """The active space, and the one beside it while the deployment changes from one to the other."""
+
+    active: Space
+    beside: Space | None
 
 
 class Embedder:
@@ -47,8 +55,8 @@ class Embedder:
         """
         self._peers = peers
         self._timeout = timeout_seconds
-        self._space: Space | None = None
-        self._space_until = 0.0
+        self._spaces: Spaces | None = None
+        self._spaces_until = 0.0
         self._paused_until = 0.0
 
     async def query(self, text: str) -> Embedded | None:
@@ -77,6 +85,8 @@ class Embedder:
     ) -> list[Embedded | None]:
         """Returns a vector a text; None for one in which the model finds nothing.
 
+        A document gets its vector of the other space too, where there is one and it can be made now.
+
         Args:
             texts: At most 256 of together at most 2 MiB.
             input_type: Question or document.
@@ -85,44 +95,90 @@ class Embedder:
         Raises:
             grpc.aio.AioRpcError: The embedding service failed.
         """
-        request = embedding_pb2.EmbedRequest(
-            texts=texts, input_type=input_type, priority=priority, overflow=embedding_pb2.OVERFLOW_TRUNCATE
-        )
-        response = await self._peers.embedding.Embed(request, timeout=self._patience())
-        self._paused_until = 0.0
-        if self._space is not None and self._space.id != response.space_id:
-            self._space = None
-        return [_usable(response.space_id, vector) for vector in response.embeddings]
+        if input_type == embedding_pb2.INPUT_TYPE_QUERY:
+            return await self._ask(texts, input_type, priority)
+        made, beside = await asyncio.gather(self._ask(texts, input_type, priority), self._beside(texts, priority))
+        if self._spaces is not None and any(one and one.space_id != self._spaces.active.id for one in made):
+            self._spaces = None
+        return [_with(one, other) for one, other in zip(made, beside, strict=True)]
 
-    async def check(self, field: str, embedded: Embedded) -> None:
+    async def check(self, field: str, embedded: Embedded, *, stored: bool = False) -> None:
         """Returns when a vector that was handed in belongs to the active space and has its dimensions and length 1.
 
-        While the embedding service does not answer, the vector is held against the name of its own space: rows name
-        their space, and vectors of different spaces are never compared.
+        A question may also belong to the space beside it: it is compared with the vectors of its own. While the
+        embedding service does not answer, the vector is held against the name of its own space: rows name their space,
+        and vectors of different spaces are never compared.
+
+        Args:
+            field: Where it stands in the request.
+            embedded: The vector.
+            stored: Whether it is a passage's, which all searches of the active space shall find.
 
         Raises:
             Error: DIMENSION_MISMATCH or INVALID_FIELD.
         """
-        space = await self._active_space() or _named(embedded)
+        spaces = await self._known_spaces()
+        if spaces is not None and embedded.space_id != spaces.active.id:
+            # It may be the active one since a moment.
+            spaces = await self._known_spaces(anew=True)
+        space = _named(embedded)
+        if spaces is not None:
+            asked_beside = spaces.beside and not stored and embedded.space_id == spaces.beside.id
+            space = spaces.beside if spaces.beside and asked_beside else spaces.active
         guards.check_vector(field, embedded, space_id=space.id, dimensions=space.dimensions)
+
+    async def _ask(
+        self,
+        texts: Sequence[str],
+        input_type: embedding_pb2.InputType.ValueType,
+        priority: embedding_pb2.Priority.ValueType,
+        space_id: str = "",
+    ) -> list[Embedded | None]:
+        request = embedding_pb2.EmbedRequest(
+            texts=texts,
+            input_type=input_type,
+            priority=priority,
+            overflow=embedding_pb2.OVERFLOW_TRUNCATE,
+            space_id=space_id,
+        )
+        response = await self._peers.embedding.Embed(request, timeout=self._patience())
+        self._paused_until = 0.0
+        return [_usable(response.space_id, vector) for vector in response.embeddings]
+
+    async def _beside(
+        self, texts: Sequence[str], priority: embedding_pb2.Priority.ValueType
+    ) -> Sequence[Embedded | None]:
+        """Returns the vectors in the other space; none where there is no other, or it does not answer: re-embedding
+        finds what lacks one.
+        """
+        spaces = await self._known_spaces()
+        if spaces is None or spaces.beside is None:
+            return [None] * len(texts)
+        try:
+            return await self._ask(texts, embedding_pb2.INPUT_TYPE_DOCUMENT, priority, spaces.beside.id)
+        except grpc.aio.AioRpcError as error:
+            log.warning("not_embedded_beside", texts=len(texts), reason=from_rpc_error(error).reason_name)
+            self._spaces = None
+            return [None] * len(texts)
 
     def _patience(self) -> float:
         """Returns how long to wait: never so long that no time is left to go on without a vector."""
         left = call.remaining()
         return self._timeout if left is None else min(self._timeout, left / 2)
 
-    async def _active_space(self) -> Space | None:
+    async def _known_spaces(self, *, anew: bool = False) -> Spaces | None:
         now = asyncio.get_running_loop().time()
-        if self._space is not None and now < self._space_until:
-            return self._space
+        if self._spaces is not None and now < self._spaces_until and not anew:
+            return self._spaces
         try:
-            request = embedding_pb2.GetSpaceRequest()
-            found = (await self._peers.embedding.GetSpace(request, timeout=self._patience())).space
+            found = await self._peers.embedding.GetSpace(embedding_pb2.GetSpaceRequest(), timeout=self._patience())
         except grpc.aio.AioRpcError as error:
             log.warning("space_unknown", reason=from_rpc_error(error).reason_name)
-            return self._space
-        self._space, self._space_until = Space(found.space_id, found.dimensions), now + _SPACE_SECONDS
-        return self._space
+            return self._spaces
+        beside = Space(found.next.space_id, found.next.dimensions) if found.HasField("next") else None
+        self._spaces = Spaces(Space(found.space.space_id, found.space.dimensions), beside)
+        self._spaces_until = now + _SPACE_SECONDS
+        return self._spaces
 
     async def _try(
         self,
@@ -151,6 +207,13 @@ def _usable(space_id: str, vector: embedding_pb2.Embedding) -> Embedded | None:
     if not np.isfinite(length) or length < 1e-6:
         return None
     return Embedded(space_id, values / length)
+
+
+def _with(made: Embedded | None, beside: Embedded | None) -> Embedded | None:
+    """Returns a vector with the other beside it, unless a switch in between made both of one space."""
+    if made is None or beside is None or made.space_id == beside.space_id:
+        return made
+    return replace(made, beside=beside)
 
 
 def _named(embedded: Embedded) -> Space:

@@ -43,7 +43,7 @@ class Intake:
         vector: Embedded | None = None
         if holder.HasField("vector"):
             vector = convert.embedded(holder.vector)
-            await self._embedder.check("vector", vector)
+            await self._embedder.check("vector", vector, stored=True)
         draft = convert.draft(holder, vector)
         guards.check_draft(draft)
         return draft

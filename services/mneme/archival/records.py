@@ -37,6 +37,8 @@ class Embedded:
 
     space_id: str
     values: Vector
+    beside: Embedded | None = None
+    """The same text's vector in the other space, while the deployment has two."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -351,6 +351,8 @@ def _vector_values(change: Change) -> dict[str, Any]:
     return {
         "embedding": made.values if made else None,
         "embedding_config": made.space_id if made else None,
+        "next_embedding": made.beside.values if made and made.beside else None,
+        "next_space": made.beside.space_id if made and made.beside else None,
         "index_state": passages.INDEXED if made else passages.PENDING,
         "index_error": "",
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 
 import grpc.aio
@@ -22,7 +22,8 @@ from mneme.runtime.errors import from_rpc_error
 from mneme.runtime.peers import Peers
 from mneme.settings import RecallSettings
 
-_MAX_TEXT_CHARS = 16_000
+MAX_TEXT_CHARS = 16_000
+"""Characters of a message that its vector tells of."""
 _MAX_CALL_CHARS = 400_000
 _EMBED_SECONDS = 30.0
 _LONGEST_DELAY = timedelta(minutes=5)
@@ -36,6 +37,9 @@ _SERVICE_FAILURES = (
 )
 # These say something about one text.
 _ABOUT_THE_TEXT = (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.OUT_OF_RANGE)
+
+Vectors = Mapping[str, Sequence[float]]
+"""By message id."""
 
 log = structlog.stdlib.get_logger("mneme.recall.indexer")
 
@@ -117,7 +121,7 @@ class Indexer:
 
     async def _index_tenant(self, tenant: str, claims: Sequence[Claim]) -> bool:
         async with self._database.tenant(tenant) as tx:
-            messages = await queue.texts(tx, [one.message_id for one in claims], chars=_MAX_TEXT_CHARS)
+            messages = await queue.texts(tx, [one.message_id for one in claims], chars=MAX_TEXT_CHARS)
             known = {one.message_id for one in messages}
             deleted = [one.message_id for one in claims if one.message_id not in known]
             if deleted:
@@ -141,24 +145,41 @@ class Indexer:
         return True
 
     async def _embed_and_store(self, tenant: str, messages: Sequence[Unindexed], claims: dict[str, Claim]) -> None:
+        (space_id, vectors), (other_id, beside) = await asyncio.gather(self._embed(messages), self._beside(messages))
+        async with self._database.tenant(tenant) as tx:
+            await queue.store_vectors(tx, space_id, vectors)
+            if beside and other_id != space_id:
+                await queue.store_beside(tx, other_id, {name: beside[name] for name in vectors if name in beside})
+            await queue.done(tx, list(vectors))
+        for message in messages:
+            if message.message_id not in vectors:
+                await self._fail(tenant, claims[message.message_id], "the model finds no meaning in the text")
+
+    async def _embed(self, messages: Sequence[Unindexed], space_id: str = "") -> tuple[str, Vectors]:
         request = embedding_pb2.EmbedRequest(
             texts=[indexed_text(one) for one in messages],
             input_type=embedding_pb2.INPUT_TYPE_DOCUMENT,
             priority=embedding_pb2.PRIORITY_BULK,
             overflow=embedding_pb2.OVERFLOW_TRUNCATE,
+            space_id=space_id,
         )
         response = await self._peers.embedding.Embed(request)
-        vectors = {
+        return response.space_id, {
             message.message_id: embedding.values
             for message, embedding in zip(messages, response.embeddings, strict=True)
             if is_direction(embedding.values)
         }
-        async with self._database.tenant(tenant) as tx:
-            await queue.store_vectors(tx, response.space_id, vectors)
-            await queue.done(tx, list(vectors))
-        for message in messages:
-            if message.message_id not in vectors:
-                await self._fail(tenant, claims[message.message_id], "the model finds no meaning in the text")
+
+    async def _beside(self, messages: Sequence[Unindexed]) -> tuple[str, Vectors]:
+        """Returns the vectors in the space beside the active one; none where there is no other, or it does not
+        answer: re-embedding finds what lacks one.
+        """
+        try:
+            spaces = await self._peers.embedding.GetSpace(embedding_pb2.GetSpaceRequest())
+            return await self._embed(messages, spaces.next.space_id) if spaces.HasField("next") else ("", {})
+        except grpc.aio.AioRpcError as error:
+            log.warning("not_embedded_beside", texts=len(messages), reason=from_rpc_error(error).reason_name)
+            return "", {}
 
     async def _one_by_one(self, tenant: str, messages: Sequence[Unindexed], claims: dict[str, Claim]) -> bool:
         """Finds the text that made a batch fail; returns False when it is not one text but the service."""

@@ -31,8 +31,8 @@ class Meanings:
         """
         self._peers = peers
         self._timeout = timeout
-        self._space = embedding_pb2.Space()
-        self._space_until = 0.0
+        self._spaces = embedding_pb2.GetSpaceResponse()
+        self._spaces_until = 0.0
 
     async def of(self, text: str, vector: common_pb2.Vector | None, *, field: str) -> Meaning | None:
         """Returns a query's own vector, else that of its text; None when embedding does not answer in time.
@@ -58,7 +58,7 @@ class Meanings:
     async def _given(self, vector: common_pb2.Vector, field: str) -> Meaning:
         if not is_direction(vector.values):
             raise invalid(field, "points nowhere: a component is not a finite number, or all are 0")
-        space = await self._active_space()
+        space = await self._space_of(vector)
         if vector.space_id != space.space_id:
             problem = f"belongs to the space '{vector.space_id}', the active space is '{space.space_id}'"
             raise _mismatch(field, problem, vector, space)
@@ -69,12 +69,16 @@ class Meanings:
         length = math.hypot(*vector.values)
         return Meaning(space.space_id, [value / length for value in vector.values])
 
-    async def _active_space(self) -> embedding_pb2.Space:
+    async def _space_of(self, vector: common_pb2.Vector) -> embedding_pb2.Space:
+        """Returns the active space, or the one beside it where the vector belongs to that: rows may have both."""
         now = asyncio.get_running_loop().time()
-        if now >= self._space_until:
-            response = await self._peers.embedding.GetSpace(embedding_pb2.GetSpaceRequest(), timeout=self._timeout)
-            self._space, self._space_until = response.space, now + _SPACE_SECONDS
-        return self._space
+        if now >= self._spaces_until or vector.space_id != self._spaces.space.space_id:
+            # One that is not the active space may be so since a moment.
+            request = embedding_pb2.GetSpaceRequest()
+            self._spaces = await self._peers.embedding.GetSpace(request, timeout=self._timeout)
+            self._spaces_until = now + _SPACE_SECONDS
+        spaces = self._spaces
+        return spaces.next if spaces.HasField("next") and vector.space_id == spaces.next.space_id else spaces.space
 
 
 def _mismatch(field: str, problem: str, vector: common_pb2.Vector, space: embedding_pb2.Space) -> Error:

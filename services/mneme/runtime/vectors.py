@@ -11,6 +11,9 @@ complete up to the revision in `vector_table.folded`, and rows above it are comp
 offers is only a candidate: filter, space and distance are those of the row itself. Where fewer pass than are asked
 for, the whole scope is compared. So a search always returns its full count, and never a stale vector's place.
 
+A row may hold a second vector, of the space that the deployment changes to (`runtime.reembedding`), in the columns
+`next_space` and `next_embedding`. A search compares whichever of the two belongs to the space of its question.
+
 A store describes the two work tables with `vector_tables`, its migration calls `create_vector_tables`, and a search
 puts `cte` in front of its own statement.
 """
@@ -39,7 +42,7 @@ class Content:
 
     schema: str
     table: str
-    """With its schema; it has the columns `tenant_id` and `id`."""
+    """With its schema; it has the columns `tenant_id`, `id`, `next_space` and `next_embedding`."""
     owner: str
     """The scope a row belongs to. An index begins with `tenant_id`, this column and `revision`."""
     space: str
@@ -48,6 +51,14 @@ class Content:
     """A halfvec of any length."""
     revision: str
     """The scope's revision of the row's last write. Transactions that raise it take turns in their scope."""
+
+
+def held(content: Content, alias: str) -> str:
+    """Returns the SQL of a row's vector in the space of the parameter `space`; NULL where it has none."""
+    return (
+        f"CASE WHEN {alias}.{content.space} = %(space)s THEN {alias}.{content.vector}"
+        f" WHEN {alias}.next_space = %(space)s THEN {alias}.next_embedding END"
+    )
 
 
 def vector_tables(metadata: MetaData) -> None:
@@ -95,6 +106,20 @@ def create_vector_tables(op: Operations | ModuleType, content: Content, *, count
     scopes, owner, count = counted
     names = {**_names(content), "scopes": scopes, "scope_owner": owner, "count": count, "noted": NOTED_ROWS}
     for statement in _CREATE:
+        op.execute(statement.format(**names))
+
+
+def create_next_columns(op: Operations | ModuleType, content: Content, *, counted: tuple[str, str, str]) -> None:
+    """Adds the columns of the next space, and notes every scope from its first row on, however small.
+
+    Args:
+        op: Alembic's operations.
+        content: The table with the vectors.
+        counted: As in `create_vector_tables`.
+    """
+    scopes, owner, count = counted
+    names = {**_names(content), "scopes": scopes, "scope_owner": owner, "count": count, "noted": NOTED_ROWS}
+    for statement in _CREATE_NEXT:
         op.execute(statement.format(**names))
 
 
@@ -208,6 +233,33 @@ _CREATE = (
 )
 
 
+_CREATE_NEXT = (
+    "ALTER TABLE {table} ADD COLUMN next_space text, ADD COLUMN next_embedding halfvec",
+    "ALTER TABLE {table} ALTER COLUMN next_embedding SET STORAGE MAIN",
+    "DROP TRIGGER note_vector_scope_start ON {scopes}",
+    # Its own rows are few; a scope that is too small for an index counts as checked.
+    """
+    CREATE FUNCTION {schema}.note_new_vector_scope() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN
+        INSERT INTO {schema}.vector_scope (tenant_id, owner_id, row_count, checked_count)
+        VALUES (NEW.tenant_id, NEW.{scope_owner}, NEW.{count},
+            CASE WHEN NEW.{count} < {noted} THEN NEW.{count} ELSE 0 END)
+        ON CONFLICT (tenant_id, owner_id) DO UPDATE SET row_count = excluded.row_count;
+        RETURN NULL;
+    END $$""",
+    """
+    CREATE TRIGGER note_vector_scope_start AFTER INSERT ON {scopes} FOR EACH ROW
+        EXECUTE FUNCTION {schema}.note_new_vector_scope()""",
+    # The owner sees no tenant's rows but while this transaction holds the table for itself.
+    "ALTER TABLE {scopes} NO FORCE ROW LEVEL SECURITY",
+    """
+    INSERT INTO {schema}.vector_scope (tenant_id, owner_id, row_count, checked_count)
+    SELECT tenant_id, {scope_owner}, {count}, {count} FROM {scopes}
+    ON CONFLICT (tenant_id, owner_id) DO NOTHING""",
+    "ALTER TABLE {scopes} FORCE ROW LEVEL SECURITY",
+)
+
+
 # The inner order costs nothing on the index of revisions, and a sort on any other: it decides for the right one also
 # where the planner knows nothing of the table yet.
 _CTE = """nearest AS MATERIALIZED (
@@ -215,8 +267,8 @@ _CTE = """nearest AS MATERIALIZED (
     CROSS JOIN LATERAL {schema}.nearest(%(tenant)s, o.id, %(space)s, %(vector)s, %(breadth)s) n
 ), folded AS MATERIALIZED (
     SELECT c.* FROM nearest n CROSS JOIN LATERAL (
-        SELECT {a}.id, {a}.{owner} AS owner, {a}.{vector} <=> %(vector)s AS distance FROM {table} {a}
-        WHERE {a}.tenant_id = %(tenant)s AND {a}.id = n.id AND {a}.{space} = %(space)s{where} OFFSET 0
+        SELECT {a}.id, {a}.{owner} AS owner, {held} <=> %(vector)s AS distance FROM {table} {a}
+        WHERE {a}.tenant_id = %(tenant)s AND {a}.id = n.id AND {held} IS NOT NULL{where} OFFSET 0
     ) c
 ), unfolded AS (
     SELECT c.* FROM (
@@ -226,9 +278,9 @@ _CTE = """nearest AS MATERIALIZED (
             AND t.owner_id = o.id AND t.space = %(space)s AND t.state = 2
     ) s CROSS JOIN LATERAL (
         SELECT r.* FROM (
-            SELECT {a}.id, {a}.{vector} <=> %(vector)s AS distance FROM {table} {a}
+            SELECT {a}.id, {held} <=> %(vector)s AS distance FROM {table} {a}
             WHERE {a}.tenant_id = %(tenant)s AND {a}.{owner} = s.owner AND {a}.{revision} > s.since
-                AND {a}.{space} = %(space)s{where}
+                AND {a}.{space} IS NOT NULL AND {held} IS NOT NULL{where}
             ORDER BY {a}.{revision} OFFSET 0
         ) r ORDER BY r.distance, r.id LIMIT %(depth)s
     ) c
@@ -252,7 +304,7 @@ def cte(content: Content, *, alias: str, where: str) -> str:
         where: Conditions of the filter, each with a leading AND.
     """
     # In few characters: psycopg parses a statement of more than 4,096 anew each time.
-    return " ".join(_CTE.format(**_names(content), a=alias, where=where).split())
+    return " ".join(_CTE.format(**_names(content), a=alias, held=f"({held(content, alias)})", where=where).split())
 
 
 def breadth(depth: int, *, narrowed: bool) -> int:

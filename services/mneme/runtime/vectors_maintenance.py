@@ -20,7 +20,7 @@ import structlog
 from psycopg import errors, sql
 from psycopg.rows import DictRow, dict_row
 
-from mneme.runtime.vectors import BUILDING, RETIRED, Content, side_table
+from mneme.runtime.vectors import BUILDING, RETIRED, Content, held, side_table
 from mneme.settings import MaintenanceSettings
 
 _LOCK = 0x6D6E656D  # "mnem"
@@ -155,8 +155,9 @@ class _Pass:
             async with self._tenant(scope["tenant_id"]):
                 spaces = await self._rows(
                     """
-                    SELECT {space} AS space, count(*) AS rows, max(vector_dims({vector})) AS dimensions FROM {table}
-                    WHERE tenant_id = %(tenant)s AND {owner} = %(owner)s AND {space} IS NOT NULL
+                    SELECT v.space, count(*) AS rows, max(vector_dims(v.vector)) AS dimensions FROM {table} p
+                    CROSS JOIN LATERAL (VALUES ({space}, {vector}), (next_space, next_embedding)) v (space, vector)
+                    WHERE tenant_id = %(tenant)s AND {owner} = %(owner)s AND v.vector IS NOT NULL
                     GROUP BY 1 ORDER BY 1
                     """,
                     key,
@@ -255,9 +256,9 @@ class _Pass:
             waiting = await self._rows(
                 """
                 SELECT count(*) AS rows FROM (
-                    SELECT FROM {table} WHERE tenant_id = %(tenant)s AND {owner} = %(owner)s
+                    SELECT FROM {table} p WHERE tenant_id = %(tenant)s AND {owner} = %(owner)s
                         AND {revision} > (SELECT folded FROM {schema}.vector_table WHERE number = %(number)s)
-                        AND {space} = %(space)s LIMIT %(enough)s) counted
+                        AND {space} IS NOT NULL AND {held} IS NOT NULL LIMIT %(enough)s) counted
                 """,
                 {**self._key(side), "enough": self._settings.fold_rows},
             )
@@ -280,8 +281,9 @@ class _Pass:
         bounds = await self._rows(
             """
             SELECT t.folded AS since, (SELECT max(revision) FROM (
-                SELECT {revision} AS revision FROM {table} WHERE tenant_id = %(tenant)s AND {owner} = %(owner)s
-                    AND {revision} > t.folded AND {space} = %(space)s ORDER BY 1 LIMIT %(batch)s) next) AS upto
+                SELECT {revision} AS revision FROM {table} p WHERE tenant_id = %(tenant)s AND {owner} = %(owner)s
+                    AND {revision} > t.folded AND {space} IS NOT NULL AND {held} IS NOT NULL
+                ORDER BY 1 LIMIT %(batch)s) next) AS upto
             FROM {schema}.vector_table t WHERE t.number = %(number)s AND t.state <> 3
             """,
             key,
@@ -294,8 +296,9 @@ class _Pass:
         copied = await self._execute(
             """
             INSERT INTO {side} AS v (id, embedding)
-            SELECT id, {vector} FROM {table} WHERE tenant_id = %(tenant)s AND {owner} = %(owner)s
-                AND {revision} > %(since)s AND {revision} <= %(upto)s AND {space} = %(space)s
+            SELECT id, {held} FROM {table} p WHERE tenant_id = %(tenant)s AND {owner} = %(owner)s
+                AND {revision} > %(since)s AND {revision} <= %(upto)s AND {space} IS NOT NULL
+                AND {held} IS NOT NULL
             FOR KEY SHARE
             ON CONFLICT (id) DO UPDATE SET embedding = excluded.embedding
                 WHERE v.embedding IS DISTINCT FROM excluded.embedding
@@ -344,4 +347,5 @@ class _Pass:
         content = self._content
         for name in ("schema", "table", "owner", "space", "vector", "revision"):
             statement = statement.replace(f"{{{name}}}", getattr(content, name))
+        statement = statement.replace("{held}", f"({held(content, 'p')})")
         return await self._connection.execute(statement.encode(), values)

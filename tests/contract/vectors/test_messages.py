@@ -40,7 +40,7 @@ class Talk:
                 )
             )
         async with asyncio.timeout(20):
-            while (await self.found(texts[-1]))[0] != texts[-1]:  # noqa: ASYNC110 - indexing lies behind an RPC
+            while (await self.found(texts[-1]))[:1] != [texts[-1]]:  # noqa: ASYNC110 - indexing lies behind an RPC
                 await asyncio.sleep(0.02)
 
     async def found(self, text: str) -> list[str]:

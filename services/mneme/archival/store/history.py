@@ -33,7 +33,7 @@ _COLUMNS = """
     p.metadata_, p.kind, p.importance, p.tags, p.valid_from, p.valid_to, p.superseded_by, p.superseded_reason,
     p.quarantined, p.reason, p.source_message_ids, p.trust_level, p.from_recall, p.step_id, p.document_id,
     p.document_start, p.document_end, p.content_sha256, p.index_state, p.index_error, p.version, p.created_at,
-    p.updated_at, p.id AS words_id"""
+    p.updated_at, p.id AS words_id, p.next_space, p.next_embedding"""
 
 _VERSION_COLUMNS = """
     p.tenant_id, p.id, p.agent_id, p.knowledge_base_id, p.owner_id, p.user_id, v.text,
@@ -56,7 +56,9 @@ _VERSION_COLUMNS = """
         AS index_state,
     '' AS index_error, v.version, p.created_at, v.recorded_from AS updated_at,
     CASE WHEN v.content_sha256 = p.content_sha256 THEN p.id
-        ELSE p.id || ' ' || encode(v.content_sha256, 'hex') END AS words_id"""
+        ELSE p.id || ' ' || encode(v.content_sha256, 'hex') END AS words_id,
+    CASE WHEN v.content_sha256 = p.content_sha256 THEN p.next_space END AS next_space,
+    CASE WHEN v.content_sha256 = p.content_sha256 THEN p.next_embedding END AS next_embedding"""
 
 _VERSIONS = """
 FROM archival.passage_version v

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pgvector import HalfVector
 
 from mneme.archival.records import Embedded
-from mneme.archival.store import scopes
+from mneme.archival.store import meaning, scopes
 from mneme.runtime.db import Connection
 
 _CLAIM = """
@@ -111,6 +111,7 @@ async def save(tx: Connection, tenant: str, owner_id: str, done: Sequence[tuple[
         },
     )
     if saved.rowcount:
+        await meaning.put_beside(tx, tenant, ((text.id, embedded) for text, embedded in done))
         await scopes.bump(tx, tenant, owner_id)
 
 

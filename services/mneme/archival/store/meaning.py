@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from pgvector import HalfVector
 
 from mneme.archival.records import Embedded, Filter
-from mneme.runtime import vectors
+from mneme.runtime import reembedding, vectors
+from mneme.runtime.db import Connection
 
 CONTENT = vectors.Content(
     schema="archival",
@@ -19,8 +20,11 @@ CONTENT = vectors.Content(
     revision="revision",
 )
 
-COSINE = "CASE WHEN p.embedding_config = %(space)s THEN 1 - (p.embedding <=> %(vector)s) END"
-"""Similarity of a passage to the question; NULL for a passage of another space, or still without a vector."""
+VECTOR = f"({vectors.held(CONTENT, 'p')})"
+"""A passage's vector in the space of the question; NULL where it has none, or none yet."""
+
+COSINE = f"1 - ({VECTOR} <=> %(vector)s)"
+"""Similarity of a passage to the question; NULL for a passage without a vector in its space."""
 
 # A user, a time or a quarantine drop passages too, but few where there are many.
 _NARROWING = ("all_tags", "any_tags", "metadata", "kinds", "created_from", "created_before", "as_of", "recorded_as_of")
@@ -53,3 +57,17 @@ def parameters(*, owners: Sequence[str], embedded: Embedded, depth: int, wanted:
         "depth": depth,
         "breadth": vectors.breadth(depth, narrowed=narrowed),
     }
+
+
+async def put_beside(tx: Connection, tenant: str, made: Iterable[tuple[str, Embedded | None]]) -> None:
+    """Stores the vectors of the other space beside those just written, in a transaction that raised the revision.
+
+    Args:
+        tx: The tenant transaction.
+        tenant: Its tenant.
+        made: Passage ids and their vectors.
+    """
+    beside = [(id_, one.beside) for id_, one in made if one is not None and one.beside is not None]
+    if beside:
+        values = {id_: one.values for id_, one in beside}
+        await reembedding.put(tx, CONTENT, tenant, beside[0][1].space_id, values)

@@ -11,7 +11,7 @@ from pgvector import HalfVector
 from psycopg.types.json import Jsonb
 
 from mneme.archival.records import Author, Draft, Filter, Owner, Passage, Provenance
-from mneme.archival.store import audit, conditions, duplicates, history, scopes
+from mneme.archival.store import audit, conditions, duplicates, history, meaning, scopes
 from mneme.common.v1 import common_pb2
 from mneme.errors.v1 import errors_pb2
 from mneme.runtime import lexical
@@ -173,6 +173,8 @@ _CHANGEABLE = (
     "content_sha256",
     "embedding",
     "embedding_config",
+    "next_embedding",
+    "next_space",
     "index_state",
     "index_error",
     "superseded_by",
@@ -206,6 +208,7 @@ async def insert(
             "vectors": [HalfVector(embedded.values) for _, embedded in vectors],
         },
     )
+    await meaning.put_beside(tx, author.tenant, ((draft.passage_id, draft.embedded) for draft in drafts))
     await lexical.index(tx, "archival", documents)
 
 
@@ -423,8 +426,9 @@ def _adapted(values: Mapping[str, Any]) -> dict[str, Any]:
     adapted = dict(values)
     if "metadata_" in values:
         adapted["metadata_"] = Jsonb(values["metadata_"])
-    if values.get("embedding") is not None:
-        adapted["embedding"] = HalfVector(values["embedding"])
+    for name in ("embedding", "next_embedding"):
+        if values.get(name) is not None:
+            adapted[name] = HalfVector(values[name])
     return adapted
 
 

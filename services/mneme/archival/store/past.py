@@ -47,7 +47,7 @@ async def candidates(tx: Connection, tenant: str, query: Query) -> tuple[list[Ca
         words=lexical.bm25_cte("archival"),
         source=conditions.source(wanted),
         cosine=meaning.COSINE if embedded else "NULL::double precision",
-        vector="p.embedding" if embedded and query.with_vectors else "NULL::halfvec",
+        vector=meaning.VECTOR if embedded and query.with_vectors else "NULL::halfvec",
         where=where,
         statistics=lexical.statistics_column(),
     )

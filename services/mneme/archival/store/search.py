@@ -32,12 +32,12 @@ _NONE = "SELECT NULL::text AS id, NULL::double precision AS bm25, 0::bigint AS t
 
 # What somebody likes and how the agent shall behave are few, and are found among themselves too: a need that does not
 # name them would find all else first.
-_STANDING = """
+_STANDING = f"""
     SELECT p.id FROM archival.agent_passages p
     WHERE p.tenant_id = %(tenant)s AND p.owner_id = ANY(%(owners)s) AND p.kind IN (2, 3)
-        AND p.embedding_config = %(space)s{where}
-    ORDER BY p.embedding <=> %(vector)s, p.id LIMIT %(standing)s
-"""
+        AND {meaning.VECTOR} IS NOT NULL{{where}}
+    ORDER BY {meaning.VECTOR} <=> %(vector)s, p.id LIMIT %(standing)s
+"""  # noqa: S608
 
 # One pass over all hits, whatever the planner expects of them.
 _CANDIDATES = """
@@ -110,7 +110,7 @@ async def candidates(tx: Connection, tenant: str, query: Query) -> tuple[list[Ca
         )
     ) + _CANDIDATES.format(
         cosine=meaning.COSINE if by_meaning else "NULL::double precision",
-        vector="p.embedding" if query.with_vectors and by_meaning else "NULL::halfvec",
+        vector=meaning.VECTOR if query.with_vectors and by_meaning else "NULL::halfvec",
         statistics=lexical.statistics_column(),
     )
     rows = await (await tx.execute(statement, {**values, "standing": STANDING})).fetchall()

@@ -81,6 +81,9 @@ agent_passages = Table(
     _number("revision", BigInteger),
     _time("created_at"),
     _time("updated_at"),
+    # The space that the deployment changes to; set without a vector where its model finds none in the text.
+    Column("next_space", Text),
+    Column("next_embedding", HALFVEC()),
     PrimaryKeyConstraint("tenant_id", "id", name="agent_passages_pkey"),
     CheckConstraint("num_nonnulls(agent_id, knowledge_base_id) = 1", name="agent_passages_one_owner"),
     CheckConstraint("owner_id = coalesce(agent_id, knowledge_base_id)", name="agent_passages_owner_id"),

@@ -177,7 +177,7 @@ class DocumentSpan(_message.Message):
     document_id: _builtins.str
     """Caller's id of the document."""
     start_char: _builtins.int
-    """First character of the piece in the document."""
+    """First character of the piece in the document. At most 1e12."""
     end_char: _builtins.int
     """First character after the piece. 0: where the text ends."""
     def __init__(

@@ -20,8 +20,8 @@ CONTENT = vectors.Content(
     revision="vector_revision",
 )
 
-COSINE = "CASE WHEN m.space = %(space)s THEN 1 - (m.embedding <=> %(vector)s) END"
-"""Similarity of a message to the query; NULL for a message of another space, or still without a vector."""
+COSINE = f"1 - (({vectors.held(CONTENT, 'm')}) <=> %(vector)s)"
+"""Similarity of a message to the query; NULL for a message without a vector in its space."""
 
 _NARROWING = ("conversation_id", "user_id", "roles", "start", "end", "before_sequence")
 

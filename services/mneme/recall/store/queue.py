@@ -9,7 +9,8 @@ from datetime import timedelta
 from pgvector import HalfVector
 
 from mneme.recall.records import IndexState
-from mneme.runtime import call
+from mneme.recall.store.meaning import CONTENT
+from mneme.runtime import call, reembedding
 from mneme.runtime.db import Connection
 
 
@@ -109,7 +110,7 @@ _DONE = "DELETE FROM recall.index_queue WHERE tenant_id = %(tenant)s AND message
 
 
 async def store_vectors(tx: Connection, space_id: str, vectors: Mapping[str, Sequence[float]]) -> None:
-    """Stores the vector of each message id."""
+    """Stores the vector of each message id, in the space that is active."""
     parameters = {
         "tenant": call.tenant(),
         "space": space_id,
@@ -118,6 +119,11 @@ async def store_vectors(tx: Connection, space_id: str, vectors: Mapping[str, Seq
         "vectors": [HalfVector(list(vector)) for vector in vectors.values()],
     }
     await tx.execute(_STORE, parameters)
+
+
+async def store_beside(tx: Connection, space_id: str, vectors: Mapping[str, Sequence[float]]) -> None:
+    """Stores vectors of the other space beside those that `store_vectors` stored in this transaction."""
+    await reembedding.put(tx, CONTENT, call.tenant(), space_id, vectors)
 
 
 async def done(tx: Connection, message_ids: Sequence[str]) -> None:

@@ -68,6 +68,9 @@ messages = Table(
     _column("embedding", HALFVEC(), nullable=True),
     # Value of `vector_revision.revision` when the vector was written.
     Column("vector_revision", BigInteger, nullable=False, server_default=text("0")),
+    # The space that the deployment changes to; set without a vector where its model finds none in the text.
+    _column("next_space", nullable=True),
+    _column("next_embedding", HALFVEC(), nullable=True),
     CheckConstraint("(embedding IS NULL) = (space IS NULL)", name="messages_space"),
 )
 Index(
