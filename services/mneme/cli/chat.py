@@ -10,7 +10,7 @@ import uvloop
 from rich.console import Console
 from rich.markup import escape
 
-from mneme.cli import connect
+from mneme.cli import connect, naming
 from mneme.client import Client, new_request_id
 from mneme.orchestrator.v1 import orchestrator_pb2 as pb
 
@@ -20,7 +20,7 @@ console = Console(highlight=False)
 
 def chat(
     message: Annotated[list[str] | None, typer.Argument(help="What to say. Without it: a dialogue.")] = None,
-    agent: Annotated[str, typer.Option("--agent", help="Agent to talk to. Default: one of your own.")] = "",
+    agent: Annotated[str, typer.Option("--agent", help="Agent to talk to, by id or name. Default: one of your own.")] = "",
     conversation: Annotated[str, typer.Option("--conversation", help="Conversation to go on with.")] = "",
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show only what the agent says.")] = False,
     address: connect.Address = "",
@@ -36,10 +36,11 @@ def chat(
     uvloop.run(_chat(" ".join(message or []), agent, conversation, quiet, connect.client(address, token_file, data)))
 
 
-async def _chat(message: str, agent_id: str, conversation_id: str, quiet: bool, client: Client) -> None:
+async def _chat(message: str, agent: str, conversation_id: str, quiet: bool, client: Client) -> None:
     async with client:
         if not conversation_id:
-            conversation_id = await _open(client, agent_id or await _own_agent(client))
+            agent_id = await naming.agent_id(client, agent) if agent else await _own_agent(client)
+            conversation_id = await _open(client, agent_id)
         if message:
             if not await _turn(client, conversation_id, message, quiet):
                 raise typer.Exit(1)
