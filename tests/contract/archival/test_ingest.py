@@ -83,6 +83,17 @@ async def test_a_bad_item_in_the_middle_of_a_stream_spares_its_neighbours(archiv
     assert [p.text for p in await archive.list_all(page_size=500)] == texts
 
 
+async def test_a_place_behind_every_document_spares_its_neighbours(archive: Archive) -> None:
+    """A place that no column can hold once made the whole stream fail."""
+    far = pb.PassageItem(
+        passage=pb.Passage(text="far", document=pb.DocumentSpan(document_id="d", start_char=2**63 - 5))
+    )
+    request_id = new_id()
+    response = await archive.stub.IngestPassages(stream(["before", far, "after"], request_id=request_id))
+    assert (response.inserted_count, response.error_count) == (2, 1)
+    assert response.errors[0].error.field.endswith("passage.document.start_char")
+
+
 async def test_a_cut_ingest_goes_on_where_it_was(archive: Archive, embedding: FakeEmbedding) -> None:
     """Peers' complaint 20: what is sent is kept or not, by chance (memodb-io/memobase/issues/109)."""
     request_id, texts = new_id(), [f"line {n} of the book" for n in range(700)]
