@@ -252,14 +252,18 @@ def _terms(folded: str) -> Iterator[str]:
         run = match.group()
         if match.lastgroup == "spaceless":
             yield from _pairs(run)
-            continue
-        parts = _PART.findall(run)
-        if parts != [run]:
-            whole = run.replace(",", "")
-            if len(whole) <= _MAX_TERM_CHARS:
-                yield whole
-        for part in parts:
-            yield _stem(part[:_MAX_TERM_CHARS])
+        else:
+            # What is kept has a bounded size: a run may be as long as its text.
+            yield from _parts(run) if len(run) <= _MAX_TERM_CHARS else _parts.__wrapped__(run)
+
+
+@functools.lru_cache(maxsize=50_000)
+def _parts(run: str) -> tuple[str, ...]:
+    """Returns the terms of a run of letters, digits and signs: the whole if it has several parts, and its parts."""
+    parts = _PART.findall(run)
+    whole = [run.replace(",", "")] if parts != [run] else []
+    stems = [_stem(part[:_MAX_TERM_CHARS]) for part in parts]
+    return (*(term for term in whole if len(term) <= _MAX_TERM_CHARS), *stems)
 
 
 def _pairs(run: str) -> Iterator[str]:
@@ -273,7 +277,7 @@ def _pairs(run: str) -> Iterator[str]:
         yield first + second
 
 
-@functools.lru_cache(maxsize=100_000)
+@functools.lru_cache(maxsize=50_000)
 def _stem(word: str) -> str:
     if not _LATIN.fullmatch(word):
         return word

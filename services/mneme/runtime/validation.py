@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from dataclasses import field as default
 from typing import Any, cast
 
+import numpy as np
 from google.protobuf import descriptor_pool, empty_pb2
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import DecodeError, Message
@@ -208,12 +209,12 @@ def _shown(key: object) -> str:
 
 def _repeated_check(one: FieldDescriptor, each: Check, max_items: int) -> Check:
     too_many = _size_check(max_items, "items")
-    # A vector of a thousand numbers is checked by its sum; only a bad one is searched.
+    # A vector of a thousand numbers is checked as a whole; only a bad one is searched.
     is_vector = one.cpp_type in _FLOATS and not _has_number_rules(_rules(one))
 
     def check_items(items: Sequence[Any]) -> Problems:
         problems = too_many(items)
-        if problems or (is_vector and math.isfinite(sum(items))):
+        if problems or (is_vector and np.isfinite(np.asarray(items)).all()):
             return problems
         found: list[Problem] = []
         for index, item in enumerate(items):
