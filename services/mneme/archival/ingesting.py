@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import aclosing
 
 from mneme.archival import convert
 from mneme.archival.intake import Intake
-from mneme.archival.records import Author, Ingest, Settled
+from mneme.archival.records import Author, Ingest, Item, Settled
 from mneme.archival.store import ingests
 from mneme.archival.v1 import archival_pb2 as pb
 from mneme.archival.writing import Writer
@@ -18,7 +20,10 @@ _BATCH_BYTES = 1024 * 1024
 
 
 class Ingester:
-    """Stores streams. While a batch is stored its stream is not read, which holds the sender back."""
+    """Stores streams, batch after batch.
+
+    While one is stored the next one is read and prepared, and no more of the stream, which holds the sender back.
+    """
 
     def __init__(self, database: Database, intake: Intake, writer: Writer, stored: Callable[[], None]) -> None:
         """Args:
@@ -36,8 +41,9 @@ class Ingester:
         """Stores a stream to its end and returns where its ingest stands.
 
         Raises:
-            Error: INVALID_FIELD for a message out of order; what `store.ingests.begin` refuses; INVALID_STATE when
-                another stream took the ingest over.
+            Error: INVALID_FIELD for a message out of order; what `store.ingests.begin` refuses.
+            ExceptionGroup: With an Error as above, met behind the start, or INVALID_STATE when another stream took the
+                ingest over.
         """
         first = await anext(requests, None)
         if first is None or first.WhichOneof("part") != "start":
@@ -46,34 +52,46 @@ class Ingester:
         owner = convert.owner(start.owner, "start.owner")
         async with self._database.tenant(author.tenant) as tx:
             known = await ingests.begin(tx, author, owner, start.request_id, first_index=start.first_index)
-        position, size, items = start.first_index, 0, list[pb.PassageItem]()
-        async for request in requests:
-            if request.WhichOneof("part") != "item":
-                raise invalid("item", "must follow start in every message")
-            if not items and position < known.next_index:
-                position += 1
-                continue
-            items.append(request.item)
-            size += request.item.ByteSize()
-            if len(items) >= _BATCH_ITEMS or size >= _BATCH_BYTES:
-                await self._settle(author, known, start.request_id, position, items)
-                position, size, items = position + len(items), 0, []
-        await self._settle(author, known, start.request_id, position, items)
+        # What fails while a batch is stored ends the reading at once.
+        async with asyncio.TaskGroup() as group, aclosing(_batches(requests, start.first_index, known)) as batches:
+            storing: asyncio.Task[None] | None = None
+            async for position, sent in batches:
+                items = await self._writer.items_embedded(owner, await self._intake.items(owner, sent))
+                if storing is not None:
+                    await storing
+                storing = group.create_task(self._settle(author, known, start.request_id, position, items))
         async with self._database.tenant(author.tenant) as tx:
             return await ingests.get(tx, author.tenant, start.request_id, user=author.user_id)
 
     async def _settle(
-        self, author: Author, known: Ingest, request_id: str, position: int, sent: Sequence[pb.PassageItem]
+        self, author: Author, known: Ingest, request_id: str, position: int, items: Sequence[Item | Error]
     ) -> None:
         """Stores a batch and its progress in one transaction."""
-        if not sent:
-            return
-        items = await self._writer.items_embedded(known.owner, await self._intake.items(known.owner, sent))
         async with self._database.tenant(author.tenant) as tx:
             settled = await self._writer.settle(tx, author, known.owner, items)
             progress = _progress(settled, position)
             await ingests.settle(tx, author.tenant, request_id, stream=known.stream, progress=progress)
         self._stored()
+
+
+async def _batches(
+    requests: AsyncIterator[pb.IngestPassagesRequest], position: int, known: Ingest
+) -> AsyncGenerator[tuple[int, list[pb.PassageItem]], None]:
+    """Yields the items that are not settled yet, in batches, each with the position of its first one."""
+    size, items = 0, list[pb.PassageItem]()
+    async for request in requests:
+        if request.WhichOneof("part") != "item":
+            raise invalid("item", "must follow start in every message")
+        if not items and position < known.next_index:
+            position += 1
+            continue
+        items.append(request.item)
+        size += request.item.ByteSize()
+        if len(items) >= _BATCH_ITEMS or size >= _BATCH_BYTES:
+            yield position, items
+            position, size, items = position + len(items), 0, []
+    if items:
+        yield position, items
 
 
 def _progress(settled: Sequence[Settled | Error], position: int) -> ingests.Progress:
