@@ -20,7 +20,7 @@ console = Console(highlight=False)
 
 def chat(
     message: Annotated[list[str] | None, typer.Argument(help="What to say. Without it: a dialogue.")] = None,
-    agent: Annotated[str, typer.Option("--agent", help="Agent to talk to, by id or name. Default: one of your own.")] = "",
+    agent: Annotated[str, typer.Option("--agent", help="Agent by id or name. Default: one of your own.")] = "",
     conversation: Annotated[str, typer.Option("--conversation", help="Conversation to go on with.")] = "",
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show only what the agent says.")] = False,
     address: connect.Address = "",
