@@ -1,7 +1,8 @@
 """The form in which two spellings of one question are equal.
 
-Only spelling is levelled: width, case, spacing, quotation marks and the final punctuation. Whatever may change the
-answer stays: numbers, superscripts (2¹⁰ is not 210), signs, negation, the case of units (5 mW, 5 MW), a factorial.
+Only spelling and courtesy are levelled: width, case, spacing, quotation marks, the final punctuation, and greetings and
+thanks that stand apart. Whatever may change the answer stays: numbers, superscripts (2¹⁰ is not 210), signs, negation,
+the case of units (5 mW, 5 MW), a factorial, and a courtesy that is spoken of ("how do I say thanks").
 """
 
 from __future__ import annotations
@@ -18,6 +19,22 @@ _FINAL = " ?!.。…~"
 # A number and the short word behind it: a unit, in which case has a meaning.
 _UNIT = re.compile(r"(\d\s?)([^\W\d_]{1,3})\b")
 _MARK = "\ue000"
+# The closed list of what is said out of courtesy alone; punctuation must set it apart, but for 请问, which only opens.
+_GREETING = re.compile(
+    r"^(?:(?:hi|hello|hey|hiya|good (?:morning|afternoon|evening|day)|dear (?:all|team))"
+    r"(?: there| all| team| everyone)?"
+    r"|(?:hi|hello|hey)?,? ?(?:hope (?:you are|you're|all is) (?:doing )?well|hope this finds you well)"
+    r"|thanks(?: in advance)?|thank you|please|excuse me|sorry if this was asked before"
+    r"|(?:just a )?quick (?:question|one)"
+    r"|(?:客服)?[你您]好(?:啊|呀)?|亲|在吗|早上好|下午好|晚上好|打扰一下|打扰了|不好意思)"
+    r"(?: ?[,.!?:;]+ ?| [–-]+ )(?=\w)|^请问(?:一下)?[,:]? ?(?=\w)"
+)
+# Its quantifiers are bounded, as it is tried at every sign of the text.
+_THANKS = re.compile(
+    r"(?<=[\w!])(?P<end>[.!?]{0,3})(?:(?<=[.!?]) ?| ?[,;]{1,3} ?| [–-] )"
+    r"(?:(?:many )?thanks|thank you|cheers|thx|please|much appreciated|谢谢|多谢|麻烦了|辛苦了)"
+    r"(?: in advance| a lot| very much| so much)?[啦你您了啊]?$"
+)
 
 
 def normalise(question: str) -> str:
@@ -36,7 +53,12 @@ def _once(question: str) -> str:
     parts = folded.split(_MARK)
     if len(parts) != len(units) + 1:
         return text
-    return "".join(part + unit for part, unit in zip(parts, [*units, ""], strict=True))
+    return _bare("".join(part + unit for part, unit in zip(parts, [*units, ""], strict=True)))
+
+
+def _bare(text: str) -> str:
+    """The text without the greeting before it and the thanks after it; one that is nothing else stays."""
+    return _THANKS.sub(r"\g<end>", _GREETING.sub("", text))
 
 
 def _without_end(text: str) -> str:

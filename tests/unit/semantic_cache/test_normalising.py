@@ -1,4 +1,4 @@
-"""Spelling is levelled; nothing that may change an answer is."""
+"""Spelling and courtesy are levelled; nothing that may change an answer is."""
 
 from __future__ import annotations
 
@@ -16,6 +16,10 @@ SAME = [
     ("What's the fee?", "What’s the fee？"),
     ("Ｗｈａｔ is the fee?", "What is the fee?"),
     ("运费是多少？", "运费是多少"),
+    ("Hi, what is the fee? Thanks!", "What is the fee?"),
+    ("Hello! Quick question: what is the fee, please?", "What is the fee?"),
+    ("What is 5!, please?", "What is 5!"),
+    ("客服你好，请问运费是多少？谢谢啦", "运费是多少"),
     ("Wie groß ist Köln?", "WIE GROSS IST KO\u0308LN?"),
 ]
 
@@ -28,6 +32,12 @@ DIFFERENT = [
     ("How far is 10 km?", "How far is 10 KM?"),
     ("Is 1.5 enough?", "Is 15 enough?"),
     ("Is it -5 or not?", "Is it 5 or not?"),
+    ("What is 5!, please?", "What is 5?"),
+    ("How do I say thanks?", "How do I say?"),
+    ("How do I write: thanks?", "How do I write?"),
+    ("Hi-Fi systems?", "Fi systems?"),
+    ("英语怎么说谢谢？", "英语怎么说？"),
+    ("Thanks!", "Hello!"),
     ("Can I pay?", "Can't I pay?"),
     ("可以付款吗？", "不可以付款吗？"),
     ("What is 1/2?", "What is ½?"),

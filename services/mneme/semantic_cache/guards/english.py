@@ -103,7 +103,7 @@ def read(text: str) -> Question:
 
 
 def _asking(plain: str) -> str:
-    """The part of a text that asks, where it tells something beside: from its first clause that begins like a question."""
+    """The text from its first clause that begins like a question; all of it when none does."""
     for start in _CLAUSE.finditer(plain):
         if _QUESTION.match(plain, start.end()):
             return plain[start.end() :]
