@@ -56,6 +56,7 @@ _MAX_TERMS = 20_000
 _MAX_TERM_CHARS = 64
 _MAX_QUERY_TERMS = 256
 _POSTINGS_BUDGET = 20_000
+_POSTINGS_BUDGET_BESIDE = 4_000
 
 _HAN = "\u3005\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 # Scripts without spaces: kana, Hangul (whose particles stick to the word), Thai, Lao, Burmese, Khmer.
@@ -66,9 +67,9 @@ _MARKS = (
     "\u0300-\u036f\u0483-\u0487\u0591-\u05bd\u0610-\u061a\u064b-\u065f\u0670\u06d6-\u06dc\u0900-\u0963\u0971-\u0dff"
 )
 _CHAR = rf"(?:[^\W_{_SPACELESS}]|[{_MARKS}])"
-_RUN = re.compile(
-    rf"(?P<spaceless>[{_SPACELESS}]+)|{_CHAR}+(?:(?:[-._/@:&+]|(?<=\d),(?=\d{{3}}(?!\d))){_CHAR}+)*(?:\+\+|\#)?"
-)
+_JOINED = r"{0}+(?:(?:[-._/@:&+]|(?<=\d),(?=\d{{3}}(?!\d))){0}+)*(?:\+\+|\#)?"
+_RUN = re.compile(f"(?P<spaceless>[{_SPACELESS}]+)|" + _JOINED.format(_CHAR))
+_ASCII_RUN = re.compile(_JOINED.format("[a-z0-9]"), re.ASCII)
 _PART = re.compile(rf"\d+|(?:[^\W\d_{_SPACELESS}]|[{_MARKS}])+")
 _HAN_RUN = re.compile(f"[{_HAN}]+")
 _PAIR = re.compile(f"[{_SPACELESS}]{{2}}")
@@ -169,12 +170,18 @@ async def remove_scope(tx: Connection, schema: str, *, scope: str) -> None:
         await tx.execute(_of(statement, schema), key)
 
 
-def bm25_parameters(*, scopes: Sequence[str], text: str) -> dict[str, object]:
-    """Returns the parameters of `bm25_cte`; beside them the statement needs `tenant`."""
+def bm25_parameters(*, scopes: Sequence[str], text: str, beside: bool = False) -> dict[str, object]:
+    """Returns the parameters of `bm25_cte` and `rest_cte`; beside them the statement needs `tenant`.
+
+    Args:
+        scopes: Scopes to look in.
+        text: The question.
+        beside: Whether something else finds documents too: then 4,000 postings are read in place of 20,000.
+    """
     return {
         "lexical_scopes": list(scopes),
         "lexical_terms": query_terms(text),
-        "lexical_budget": _POSTINGS_BUDGET,
+        "lexical_budget": _POSTINGS_BUDGET_BESIDE if beside else _POSTINGS_BUDGET,
     }
 
 
@@ -184,10 +191,21 @@ def bm25_cte(schema: str) -> str:
     `lexical_hit(scope, document_id, number, frequency, length, weight)` holds each term of each document, `number`
     counting the terms of the query from 1.
 
-    Rare terms come first; once the chosen ones have 20,000 postings together, commoner terms are left out:
-    they could only reorder documents that match little else.
+    Rare terms come first. Where all have more than 20,000 postings together, commoner terms are left out: they
+    could only reorder documents that match little else (the non-essential terms of MaxScore, Turtle and Flood
+    1995). Of a term that has too many alone, the newest documents count, where ids are in the order of time.
     """
     return _of(_BM25, schema)
+
+
+def rest_cte(schema: str, chosen: str) -> str:
+    """Returns a common table expression `lexical_rest`, like `lexical_hit`: the terms left out, in some documents only.
+
+    Args:
+        schema: Where the tables are.
+        chosen: Name of a relation with the column `id`: the documents.
+    """
+    return _of(_REST, schema).replace("lexical_chosen", chosen)
 
 
 def statistics_column() -> str:
@@ -248,13 +266,18 @@ def create_lexical_tables(op: Operations | ModuleType, schema: str) -> None:
 
 
 def _terms(folded: str) -> Iterator[str]:
+    # Most texts in English need no other script looked for, which takes three times as long.
+    if folded.isascii():
+        for run in _ASCII_RUN.findall(folded):
+            yield from _joined(run)
+        return
     for match in _RUN.finditer(folded):
-        run = match.group()
-        if match.lastgroup == "spaceless":
-            yield from _pairs(run)
-        else:
-            # What is kept has a bounded size: a run may be as long as its text.
-            yield from _parts(run) if len(run) <= _MAX_TERM_CHARS else _parts.__wrapped__(run)
+        yield from _pairs(match.group()) if match.lastgroup == "spaceless" else _joined(match.group())
+
+
+def _joined(run: str) -> tuple[str, ...]:
+    # What is kept has a bounded size: a run may be as long as its text.
+    return _parts(run) if len(run) <= _MAX_TERM_CHARS else _parts.__wrapped__(run)
 
 
 @functools.lru_cache(maxsize=50_000)
@@ -296,7 +319,7 @@ def _stemmer() -> Any:
 def _of(statement: str, schema: str) -> str:
     # Without the indentation more statements stay below the length up to which psycopg caches what it parsed.
     bare = "\n".join(line.strip() for line in statement.splitlines() if not line.lstrip().startswith("--"))
-    return bare.format(schema=schema, k1=K1, b=B)
+    return bare.format(schema=schema, weight=_WEIGHT)
 
 
 def _keys(*names: str) -> list[Column[str]]:
@@ -342,7 +365,8 @@ _BM25 = """
         SELECT t.scope, t.term, a.number, s.document_count,
             ln(1 + (s.document_count - t.document_count + 0.5) / (t.document_count + 0.5)) AS idf,
             s.total_length::double precision / s.document_count AS mean_length,
-            sum(t.document_count) OVER (ORDER BY t.document_count, t.scope, t.term) - t.document_count AS before
+            t.document_count < sum(t.document_count) OVER rarest AND sum(t.document_count) OVER rarest
+                > %(lexical_budget)s AS left_out
         FROM unnest(%(lexical_terms)s::text[]) WITH ORDINALITY AS a (term, number)
         CROSS JOIN LATERAL (
             SELECT * FROM {schema}.lexical_term t
@@ -350,19 +374,32 @@ _BM25 = """
         ) t
         JOIN {schema}.lexical_scope s ON s.tenant_id = %(tenant)s AND s.scope = t.scope
         WHERE t.document_count > 0 AND s.document_count > 0
+        WINDOW rarest AS (ORDER BY t.document_count, t.scope, t.term)
     ), lexical_hit AS MATERIALIZED (
-        SELECT p.scope, p.document_id, a.number::int, p.frequency, p.length,
-            a.idf * p.frequency * ({k1} + 1)
-                / (p.frequency + {k1} * (1 - {b} + {b} * p.length / a.mean_length)) AS weight
+        SELECT p.scope, p.document_id, a.number::int, p.frequency, p.length, {weight} AS weight
         FROM lexical_asked a
         CROSS JOIN LATERAL (
             SELECT * FROM {schema}.lexical_posting p
-            WHERE p.tenant_id = %(tenant)s AND p.scope = a.scope AND p.term = a.term OFFSET 0
+            WHERE p.tenant_id = %(tenant)s AND p.scope = a.scope AND p.term = a.term
+            ORDER BY p.document_id DESC LIMIT %(lexical_budget)s
         ) p
-        WHERE a.before < %(lexical_budget)s
+        WHERE NOT a.left_out
     ), lexical_match AS (
         SELECT scope, document_id, sum(weight) AS bm25 FROM lexical_hit GROUP BY scope, document_id
     )"""
+
+_REST = """
+    lexical_rest AS MATERIALIZED (
+        SELECT p.scope, p.document_id, a.number::int, p.frequency, p.length, {weight} AS weight
+        FROM lexical_asked a CROSS JOIN lexical_chosen c
+        CROSS JOIN LATERAL (
+            SELECT * FROM {schema}.lexical_posting p
+            WHERE p.tenant_id = %(tenant)s AND p.scope = a.scope AND p.term = a.term AND p.document_id = c.id OFFSET 0
+        ) p
+        WHERE a.left_out
+    )"""
+
+_WEIGHT = f"a.idf * p.frequency * ({K1} + 1) / (p.frequency + {K1} * (1 - {B} + {B} * p.length / a.mean_length))"
 
 _STATISTICS = """(
     SELECT json_agg(json_build_array(scope, number, idf, mean_length, document_count)) FROM lexical_asked)"""

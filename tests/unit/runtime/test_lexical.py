@@ -58,6 +58,11 @@ def test_terms_of_texts_apart_are_the_terms_of_each(first: str, second: str) -> 
     assert lexical.terms(f"{first} \n {second}") == lexical.terms(first) + lexical.terms(second)
 
 
+@given(st.text(st.characters(codec="ascii")))
+def test_a_text_in_ascii_has_the_terms_that_it_has_beside_another_script(text: str) -> None:
+    assert lexical.terms(f"{text} 茶") == [*lexical.terms(text), "茶"]
+
+
 def test_a_long_text_is_cut() -> None:
     assert len(lexical.terms("word " * 30_000)) == 20_000
     assert lexical.terms("x" * 5_000) == ["x" * 64]
