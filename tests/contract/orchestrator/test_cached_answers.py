@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
 import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
 from pydantic import SecretStr
 
 from mneme.archival.v1 import archival_pb2
@@ -22,6 +24,7 @@ from tests.contract.orchestrator.scripted import (
     request_id,
     says,
     texts,
+    until,
 )
 from tests.contract.orchestrator.test_shared_answers import add_passage, knowledge_base
 from tests.support.suite import Serve, Suite
@@ -113,6 +116,22 @@ async def test_of_a_searched_knowledge_base_only_what_was_shown_must_stay(model:
     assert "cache_hit" in kinds(await cached.send(QUESTION))
     await add_passage(cached, kb, "France moved its capital to Lyon.")
     assert "cache_hit" not in kinds(await cached.send(QUESTION))
+
+
+async def test_an_answer_lasts_no_longer_than_what_its_search_showed(model: ScriptedModel, cached: Talk) -> None:
+    end = Timestamp()
+    end.FromDatetime(datetime.now(UTC) + timedelta(seconds=1.5))
+    await add_passage(cached, cached.agent_id, "Paris is the capital of France.", valid_to=end)
+    search = {"query": "capital of France", "request_heartbeat": True}
+    model.answers = [calls(("archival_memory_search", search)), says("Paris")]
+    await cached.send(QUESTION)
+    assert "cache_hit" in kinds(await cached.send(QUESTION))
+
+    async def asked_again() -> bool:
+        return "cache_hit" not in kinds(await cached.send(QUESTION))
+
+    await until(asked_again)
+    assert datetime.now(UTC) >= end.ToDatetime(UTC)
 
 
 async def test_a_caller_may_go_past_the_cache(model: ScriptedModel, cached: Talk) -> None:

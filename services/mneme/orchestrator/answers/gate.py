@@ -104,7 +104,10 @@ class CacheGate:
         entry = self._entry(answer, admission.passage_ids)
         entry.knowledge.extend(admission.knowledge(lease.key.basis))
         key = keys.with_run_count(lease.key, run_count)
-        await self._commit(cache_pb.CommitRequest(lease_token=lease.token, key=key, entry=entry, unfit=admission.unfit))
+        await self._commit(
+            cache_pb.CommitRequest(lease_token=lease.token, key=key, entry=entry, unfit=admission.unfit),
+            admission.life(events.now()),
+        )
 
     async def keep(self, lease: Lease, answer: str, grounds: Grounds, admission: Admission) -> None:
         """Keeps an answer for all users, or gives the question up.
@@ -121,10 +124,7 @@ class CacheGate:
         entry = self._entry(answer, grounds.passage_ids)
         entry.knowledge.extend(grounds.knowledge)
         request = cache_pb.CommitRequest(lease_token=lease.token, key=lease.key, entry=entry, unfit=admission.unfit)
-        life = grounds.life()
-        if life is not None:
-            request.time_to_live.FromTimedelta(life)
-        await self._commit(request)
+        await self._commit(request, grounds.life())
 
     async def give_up(self, lease: Lease) -> None:
         """Lets the next of those who wait answer."""
@@ -215,7 +215,9 @@ class CacheGate:
             model_seconds=current.times.get("model", (0, 0.0))[1],
         )
 
-    async def _commit(self, request: cache_pb.CommitRequest) -> None:
+    async def _commit(self, request: cache_pb.CommitRequest, life: timedelta | None) -> None:
+        if life is not None:
+            request.time_to_live.FromTimedelta(life)
         stub, timeout = self._current.deps.peers.semantic_cache, _OWN_WORK_SECONDS
         try:
             await stub.Commit(request, timeout=timeout)
