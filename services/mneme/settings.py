@@ -503,6 +503,8 @@ class MaintenanceSettings(Section):
     """Memory of one index build in MB; a graph that does not fit is built several times slower."""
     interval: float = Field(default=5.0, gt=0)
     """Pause between two passes."""
+    reembed_concurrency: int = Field(default=4, ge=1, le=64)
+    """Scopes that `mneme reembed` works on at once, each with one request to the embedding service."""
 
 
 class Settings(BaseSettings):

@@ -99,7 +99,9 @@ class Embedder:
             return await self._ask(texts, input_type, priority)
         made, beside = await asyncio.gather(self._ask(texts, input_type, priority), self._beside(texts, priority))
         if self._spaces is not None and any(one and one.space_id != self._spaces.active.id for one in made):
+            # A switch since: the other space is another one now.
             self._spaces = None
+            beside = await self._beside(texts, priority)
         return [_with(one, other) for one, other in zip(made, beside, strict=True)]
 
     async def check(self, field: str, embedded: Embedded, *, stored: bool = False) -> None:

@@ -17,7 +17,7 @@ from mneme.runtime.errors import Error, OperatorError
 GROUPS = ("agents", "conversations", "blocks", "recall", "archival", "kb", "events", "runs", "users", "ops", "cache")
 """Groups of commands that call the suite. Each is the `group` of a module of its name."""
 
-COMMANDS = ("dev", "chat", *GROUPS, "doctor", "serve", "migrate", "maintain", "config")
+COMMANDS = ("dev", "chat", *GROUPS, "doctor", "serve", "migrate", "maintain", "reembed", "config")
 """In the order of the help. What is no group is a function of its name in a module of its name. A module is imported
 when it is called: a command that only calls the suite must not wait for the libraries of a server."""
 

@@ -38,6 +38,7 @@ class RunningSuite:
     address: str
     process_id: int
     database_url: str
+    owner_url: str
     redis_url: str
 
     def write(self, data_dir: Path) -> Path:

@@ -75,6 +75,7 @@ def _note(settings: Settings, server: Server) -> RunningSuite:
         address=server.address,
         process_id=os.getpid(),
         database_url=settings.database.url.get_secret_value(),
+        owner_url=settings.database.owner_url.get_secret_value(),
         redis_url=settings.redis.url.get_secret_value(),
     )
 

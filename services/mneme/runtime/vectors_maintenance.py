@@ -151,6 +151,7 @@ class _Pass:
         """Decides for each scope whose size changed which spaces of it are worth an index."""
         for scope in await self._rows("SELECT * FROM {schema}.vector_scope WHERE row_count <> checked_count"):
             key = {"tenant": scope["tenant_id"], "owner": scope["owner_id"], "count": scope["row_count"]}
+            key["checked"] = scope["checked_count"]
             # Counted without a lock, as it takes long.
             async with self._tenant(scope["tenant_id"]):
                 spaces = await self._rows(
@@ -171,11 +172,11 @@ class _Pass:
     async def _decide(self, key: dict[str, Any], spaces: Sequence[DictRow]) -> None:
         checked = await self._execute(
             "UPDATE {schema}.vector_scope SET checked_count = %(count)s"
-            " WHERE tenant_id = %(tenant)s AND owner_id = %(owner)s",
+            " WHERE tenant_id = %(tenant)s AND owner_id = %(owner)s AND checked_count = %(checked)s",
             key,
         )
         if not checked.rowcount:
-            # The scope went while it was counted.
+            # While it was counted the scope went, or somebody asked to count it anew.
             return
         rows = {row["space"]: row["rows"] for row in spaces}
         standing = await self._rows(
