@@ -66,7 +66,7 @@ _REQUEST = re.compile(
 # How a sentence begins that only tells; whatever begins otherwise, as "answer in French" does, may want something.
 _DECLARES = re.compile(
     r"^(?:and |but |because |since |as |if |when |while |now |once |after |before |until |although |though |so )*(?:"
-    r"(?:i|i'm|i've|i'd|i'll|we|we're|we've|we'd|my|our|the|an?|this|that's|that is|these|there|there's|there is"
+    r"(?:i|i'?m|i'?ve|i'?d|i'll|we|we're|we've|we'd|my|our|the|an?|this|that's|that is|these|there|there's|there is"
     r"|its?|it's"
     r"|some|somebody|someone|something|nothing|one of|none of|both|only|they|he|she|he's|she's|they're|your)\b"
     r"|(?:in|on|at|for|from|to|with|without|by|during|due to|thanks to|today|tomorrow|yesterday|last|next) "
@@ -98,7 +98,7 @@ _LASTS = re.compile(
 )
 _PRESENTS_ONESELF = re.compile(
     r"^(?i:i am|i'm|we are|we're|this is) (?:(?:[A-Z][\w-]*)(?: [A-Z][\w-]*)*$|\w+$"
-    r"|an? (?!.*\b(?:members?|customers?|subscribers?|beginners?|students?|guests?|buyers?)\b))",
+    r"|an? (?!bit |little |.*\b(?:members?|customers?|subscribers?|beginners?|students?|guests?|buyers?)\b))",
 )
 _CORRECTS = re.compile(
     r"^(?:no|nope|wrong|correction|not true)$|^(?:actually|i mean|i meant|correction|wait|rather|that's (?:not|wrong)"
@@ -142,7 +142,7 @@ _POINTS_ELSEWHERE = re.compile(
     r"|we (?:just )?(?:discussed|talked|said)"
     r"|this(?! (?:year|month|week|weekend|morning|afternoon|evening|quarter|season|spring|summer|autumn|winter|time"
     r"|is|was|be|too|work\w*|happen\w*|allowed|possible|ok|okay|normal|covered|on|in|with|for|through|at)\b)(?=.)"
-    r"|that one|here)\b",
+    r"|that one|(?<!buy )(?<!order )(?<!shop )(?<!is )(?<!are )here)\b",
     re.IGNORECASE,
 )
 # An "it" that stands for nothing, or for what the same sentence named before.
@@ -172,7 +172,8 @@ _NAMED_BEFORE = re.compile(
 _SEARCHES = re.compile(
     r"\b(?:prices?|costs?|fees?|charges?|rates?|hours|times?|address|policy|options?|how|where|when|which|size"
     r"|sizes|sizing|chart"
-    r"|weight|width|height|depth|length|wattage|voltage|temperature|interval|expiry|recommendation|value|amount"
+    r"|weight|width|height|depth|length|access|samples?|refills?|colou?rs?|catalog(?:ue)?|subscription|accepted"
+    r"|model|plus|missing|stock|wattage|voltage|temperature|interval|expiry|recommendation|value|amount"
     r"|limit|deadline|requirements?|eligibility|compatib\w+|availab\w+|possible|allowed|discounts?|warranty"
     r"|guide|instructions"
     r"|contact|number|dimensions|capacity|resolution|difference|vs|service|documents|replacement|delivery|return"
@@ -196,8 +197,9 @@ _WHO_ARE_YOU = re.compile(
 )
 _CLAUSE = re.compile(r"[,;:]\s|\s[-–—]\s")
 _NAMES = re.compile(
-    r"\b(?:the|my|our|an?|some|your|any|one|two|three|four|five|\d+) (?!it\b)[\w'-]+|\b(?:i"
-    r"|we) \w+ (?:\w+ )?[\w'-]{4,}",
+    r"\b(?:the|my|our|an?|some|your|any|one|two|three|four|five|\d+) (?!it\b)[\w'-]+"
+    r"|\b(?:i|we)(?:'\w+)? \w+ (?:\w+ ){0,2}[\w'-]{4,}"
+    r"|^(?:can|could|do|does|is|are|will|would) (?!(?:i|we|you|they|it|he|she)\b)[\w'-]{3,}",
     re.IGNORECASE,
 )
 _STARTS_FRAGMENT = re.compile(rf"^(?:{_PREPOSITION}|(?:{_SUBJECT}|much|many|\d\S*)\b)", re.IGNORECASE)
@@ -257,10 +259,11 @@ def _is_search(text: str, *, marked: bool) -> bool:
         or len(words) not in _SEARCH_WORDS
         or _NO_SEARCH.search(text)
         or _OPENS_ON_CONTEXT.match(text)
+        or _COMMANDS.match(text)
     ):
         return False
     return not _ASKS_ENGLISH.match(text) and (
-        (marked and len(words) >= _FRAGMENT_WORDS and not _STARTS_FRAGMENT.match(text))
+        (marked and len(words) >= _SEARCH_WORDS.start and not _STARTS_FRAGMENT.match(text))
         or _SEARCHES.search(text) is not None
     )
 
