@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
-import functools
 import statistics
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
@@ -195,11 +193,8 @@ def _append(number: int) -> Call:
 
 async def _ratios(memory: Memory, calls: dict[str, list[Call]]) -> list[Row]:
     """Each method's median beside a bare echo and the statements that it runs, sent by hand to a copy of the data."""
-    async with Baseline.open(memory.settings) as baseline:
-        echo = statistics.median([await baseline.do(1, 0) for _ in range(WARM_UP + _CALLS)])
     async with AsyncExitStack() as stack:
         urls = await recorded.copies(memory, 2)
-        timed = {name: await _medians(memory.deployment.address, memory, of) for name, of in calls.items()}
         settings = memory.settings.model_copy(
             update={
                 "database": memory.settings.database.model_copy(update={"url": SecretStr(urls[0])}),
@@ -208,25 +203,35 @@ async def _ratios(memory: Memory, calls: dict[str, list[Call]]) -> list[Row]:
             }
         )
         scripts = await recorded.statements(settings, SERVICES[1:], calls)
+        echo = await stack.enter_async_context(Baseline.open(memory.settings))
+        stubs = await stack.enter_async_context(Stubs.open(memory.deployment.address, memory.settings))
         connection = await stack.enter_async_context(recorded.plain(urls[1]))
-        by_hand = {name: await _replayed(connection, script) for name, script in scripts.items()}
-    return [Row(f"rpc_ratio_{name}", timed[name], "ms", echo + by_hand[name], Bar(2, of="ratio")) for name in calls]
+        return [await _ratio(name, stubs, of, echo, connection, scripts[name]) for name, of in calls.items()]
 
 
-async def _medians(address: str, memory: Memory, calls: Sequence[Call]) -> float:
-    async with Stubs.open(address, memory.settings) as stubs:
-        return await _median([functools.partial(call, stubs) for call in calls])
+async def _ratio(
+    name: str,
+    stubs: Stubs,
+    calls: Sequence[Call],
+    echo: Baseline,
+    connection: psycopg.AsyncConnection[Any],
+    script: Sequence[Sequence[recorded.Statement]],
+) -> Row:
+    """One method's row. The three take turns, so that what else the machine does at that time slows all of them."""
+    timed, by_hand = [], []
+    for call, statements in zip(calls, script, strict=True):
+        timed.append(await _milliseconds(call(stubs)))
+        by_hand.append(await echo.do(1, 0) + await _milliseconds(recorded.replay(connection, statements)))
+    return Row(
+        f"rpc_ratio_{name}",
+        statistics.median(timed[WARM_UP:]),
+        "ms",
+        statistics.median(by_hand[WARM_UP:]),
+        Bar(2, of="ratio"),
+    )
 
 
-async def _replayed(connection: psycopg.AsyncConnection[Any], script: list[list[recorded.Statement]]) -> float:
-    return await _median([functools.partial(recorded.replay, connection, call) for call in script])
-
-
-async def _median(works: Sequence[Callable[[], Awaitable[object]]]) -> float:
-    times = []
-    for work in works:
-        began = time.perf_counter()
-        await work()
-        times.append(1000 * (time.perf_counter() - began))
-        await asyncio.sleep(0)
-    return statistics.median(times[WARM_UP:])
+async def _milliseconds(work: Awaitable[object]) -> float:
+    began = time.perf_counter()
+    await work
+    return 1000 * (time.perf_counter() - began)

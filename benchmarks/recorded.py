@@ -31,32 +31,38 @@ Statement = tuple[Any, Any]
 
 @dataclass(frozen=True, slots=True)
 class Stubs:
-    """Calls the services as the orchestrator does."""
+    """Calls the services as the orchestrator does: with stubs that are kept, and a token a call."""
 
-    channel: grpc.aio.Channel
     tokens: ServiceTokens
+    stubs: Mapping[str, Any]
 
     @classmethod
     @asynccontextmanager
     async def open(cls, address: str, settings: Settings) -> AsyncIterator[Stubs]:
         """Stubs inside the block."""
         async with grpc.aio.insecure_channel(address) as channel:
-            yield cls(channel, ServiceTokens(SuiteKeys.load(settings.auth), settings.auth))
+            stubs = {
+                "archival": ArchivalServiceStub(channel),
+                "recall": RecallServiceStub(channel),
+                "core_memory": CoreMemoryServiceStub(channel),
+            }
+            yield cls(ServiceTokens(SuiteKeys.load(settings.auth), settings.auth), stubs)
 
     def archival(self, method: Callable[[Any], Any], request: Any) -> Awaitable[Any]:
         """Calls a method of archival."""
-        return self._call("archival", ArchivalServiceStub(self.channel), method, request)
+        return self._call("archival", method, request)
 
     def recall(self, method: Callable[[Any], Any], request: Any) -> Awaitable[Any]:
         """Calls a method of recall."""
-        return self._call("recall", RecallServiceStub(self.channel), method, request)
+        return self._call("recall", method, request)
 
     def core_memory(self, method: Callable[[Any], Any], request: Any) -> Awaitable[Any]:
         """Calls a method of core memory."""
-        return self._call("core_memory", CoreMemoryServiceStub(self.channel), method, request)
+        return self._call("core_memory", method, request)
 
-    def _call(self, peer: str, stub: Any, method: Callable[[Any], Any], request: Any) -> Awaitable[Any]:
+    def _call(self, peer: str, method: Callable[[Any], Any], request: Any) -> Awaitable[Any]:
         token = self.tokens.token("orchestrator", peer, Principal(TENANT, "bench", "", "orchestrator"))
+        stub = self.stubs[peer]
         called: Awaitable[Any] = method(stub)(request, metadata=(("authorization", f"Bearer {token}"),))
         return called
 
