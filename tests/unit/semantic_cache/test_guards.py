@@ -24,6 +24,7 @@ REFUSED = {
     ],
     "money": [
         ("Is shipping free above $50?", "Is shipping free above €50?"),
+        ("I spent $50. Is shipping free?", "I spent $80. Is shipping free?"),
         ("Is shipping free above 50 dollars?", "Is shipping free above 80 dollars?"),
         ("满50元包邮吗？", "满50美元包邮吗？"),
     ],
@@ -41,6 +42,7 @@ REFUSED = {
     ],
     "negation": [
         ("Is it safe to swim in the lake?", "Is it not safe to swim in the lake?"),
+        ("I did not open the box. Can I return the lamp?", "I opened the box. Can I return the lamp?"),
         ("Can I pay with a card?", "Can I pay without a card?"),
         ("Which cakes contain nuts?", "Which cakes never contain nuts?"),
         ("Do all rooms have heating?", "Do all rooms except the attic have heating?"),
@@ -68,13 +70,17 @@ REFUSED = {
         ("Who will play in the final?", "Who played in the final?"),
         ("What does the ticket cost?", "What did the ticket cost?"),
         ("公司叫什么名字？", "公司原来叫什么名字？"),
+        ("他写了几本书？", "他会写几本书？"),
+        ("工厂正在生产电池吗？", "工厂生产电池吗？"),
     ],
     "modality": [
         ("Can I sign the form?", "Must I sign the form?"),
         ("Should I insure the ring?", "Can I insure the ring?"),
         ("眼药水必须停吗？", "眼药水能停吗？"),
+        ("你愿意搬家吗？", "你必须搬家吗？"),
     ],
     "type": [
+        ("I potted a rose. How do I prune roses?", "I potted a rose. When do I prune roses?"),
         ("How do I prune roses?", "When do I prune roses?"),
         ("Where do you repair phones?", "Why do you repair phones?"),
         ("月季什么时候修剪？", "月季怎么修剪？"),
@@ -83,6 +89,7 @@ REFUSED = {
         ("Do all trains carry bicycles?", "Do trains carry bicycles?"),
         ("Is the lift only for staff?", "Is the lift for staff?"),
         ("电梯只给员工用吗？", "电梯给员工用吗？"),
+        ("房间都有窗户吗？", "房间有窗户吗？"),
     ],
     "name": [
         ("Did Daniel Craig play the spy?", "Did Matthew Jones play the spy?"),
@@ -90,6 +97,7 @@ REFUSED = {
     ],
     "place": [
         ("Do you have a store in Norway?", "Do you have a store in Sweden?"),
+        ("I live in Oslo. When does a parcel come?", "I live in Bergen. When does a parcel come?"),
         ("Where can I park in Oslo?", "Where can I park in Bergen?"),
     ],
     "person": [
@@ -102,6 +110,10 @@ REFUSED = {
         ("Is the leather sofa washable?", "Is the fabric sofa washable?"),
         ("Does the warranty cover scratches?", "Does the warranty cover scratches from pets?"),
         ("血压怎么降？", "血压怎么量？"),
+        ("The filter leaks. Can I order a spare one?", "The hose leaks. Can I order a spare one?"),
+        ("I dropped the phone. Is it covered by the warranty?", "Is the phone covered by the warranty?"),
+        ("Does your phone let me use two cards?", "Does your watch let me use two cards?"),
+        ("水壶坏了，可以修吗？", "台灯坏了，可以修吗？"),
         ("王丽的生日是哪天？", "王莉娜的生日是哪天？"),
     ],
     "role": [
@@ -112,6 +124,7 @@ REFUSED = {
         ("Who called Ann yesterday?", "Who did Ann call yesterday?"),
         ("Do red shoes match blue trousers?", "Do blue shoes match red trousers?"),
         ("猫追狗吗？", "狗追猫吗？"),
+        ("小王跟小李借钱吗？", "小李跟小王借钱吗？"),
         ("你听得见我吗？", "我听得见你吗？"),
         ("从武汉怎么去长沙？", "从长沙怎么去武汉？"),
     ],
@@ -133,6 +146,10 @@ SAME = [
     ("Can I return a lamp without the box?", "Can I return a lamp if I don't have the box?"),
     ("Do I need a visa?", "Is a visa required?"),
     ("What colour is the sofa?", "Which color is the couch?"),
+    ("I live in Oslo. How long does delivery take?", "How long does delivery take in Oslo?"),
+    ("Hi! I'd like to pay with a voucher - is that possible?", "Is it possible to pay with a voucher? Thanks!"),
+    ("What steps do I follow to reset the router?", "How do I reset the router?"),
+    ("Sorry if this was asked before. Can boots be returned at all?", "Can I return boots?"),
     ("怎么退货？", "请问如何退货？"),
     ("运费多少钱？", "邮费是多少钱？"),
     ("礼堂能坐一千人吗？", "礼堂可以坐1000人吗？"),
