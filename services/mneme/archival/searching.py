@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from mneme.archival import ranking
@@ -11,6 +11,7 @@ from mneme.archival.embedder import Embedder
 from mneme.archival.ranking import Ranked, Weights
 from mneme.archival.records import Candidate, Embedded, Filter, Passage, WordStatistics
 from mneme.archival.store import knowledge_bases, passages, past, scopes, search
+from mneme.archival.store.search import Query
 from mneme.runtime import call
 from mneme.runtime.db import Connection, Database
 from mneme.runtime.errors import invalid
@@ -45,7 +46,7 @@ class Found:
     results: list[tuple[Passage, Ranked]]
     """Best first."""
     total: int
-    """Passages that match the words, or that were considered by meaning (at most 100 there)."""
+    """Passages that match the words; where meaning is compared, those that were considered, at most 100."""
     degraded: bool
     """True when meaning was asked for and could not be compared."""
 
@@ -76,25 +77,42 @@ class Searcher:
         strict = asked.strict and asked.min_score > 0
         embedded = await self._vector(asked) if asked.mode != LEXICAL or strict else None
         by_meaning = asked.mode != LEXICAL and embedded is not None
-        alone = by_meaning and asked.mode == SEMANTIC and not asked.diversity
         tenant = call.tenant()
-        async with self._database.tenant(tenant) as tx:
-            query = search.Query(
+        async with self._database.tenant(tenant, plan_once=True) as tx:
+            query = Query(
                 owners=await _owners(tx, tenant, asked),
                 embedded=embedded,
                 text="" if asked.mode == SEMANTIC and by_meaning else asked.text,
                 wanted=asked.wanted,
-                # Without words to weigh against it, the order by meaning needs no more than what is counted.
-                depth=max(asked.limit, _CONSIDERED if alone else self._depth),
+                depth=max(asked.limit, self._depth),
                 with_vectors=asked.diversity > 0,
+                counted=not by_meaning,
             )
-            moment = asked.wanted.recorded_as_of
-            found = await (past if moment else search).candidates(tx, tenant, query)
-            ranked = self._ranked(asked, *found, by_meaning=by_meaning)
-            known = await passages.get_many(tx, tenant, [r.id for r in ranked], recorded_as_of=moment)
-        statistics = found[1]
-        total = max(statistics.total, min(statistics.considered, _CONSIDERED) if by_meaning else 0)
-        degraded = embedded is None and (asked.mode != LEXICAL or strict)
+            if by_meaning and asked.mode == SEMANTIC and not asked.diversity and not asked.wanted.recorded_as_of:
+                found = await self._nearest(tx, tenant, asked, query)
+                if found is not None:
+                    return found
+            return await self._mixed(tx, tenant, asked, query)
+
+    async def _nearest(self, tx: Connection, tenant: str, asked: Search, query: Query) -> Found | None:
+        """Returns what is found by meaning alone; None where more than the results must be known for their order."""
+        # Without words to weigh against it, the order by meaning needs no more than what is counted.
+        query = replace(query, depth=max(asked.limit, _CONSIDERED))
+        found, considered = await search.nearest(tx, tenant, query, asked.limit)
+        if any(candidate.superseded_by for candidate, _ in found):
+            return None
+        ranked = self._ranked(asked, [candidate for candidate, _ in found], WordStatistics(), by_meaning=True)
+        known = {passage.id: passage for _, passage in found}
+        return Found([(known[r.id], r) for r in ranked], min(considered, _CONSIDERED), degraded=False)
+
+    async def _mixed(self, tx: Connection, tenant: str, asked: Search, query: Query) -> Found:
+        by_meaning = asked.mode != LEXICAL and query.embedded is not None
+        moment = asked.wanted.recorded_as_of
+        found, statistics = await (past if moment else search).candidates(tx, tenant, query)
+        ranked = self._ranked(asked, found, statistics, by_meaning=by_meaning)
+        known = await passages.get_many(tx, tenant, [r.id for r in ranked], recorded_as_of=moment)
+        total = min(len(found), _CONSIDERED) if by_meaning else statistics.total
+        degraded = query.embedded is None and (asked.mode != LEXICAL or (asked.strict and asked.min_score > 0))
         return Found([(known[r.id], r) for r in ranked], total, degraded)
 
     async def _vector(self, asked: Search) -> Embedded | None:

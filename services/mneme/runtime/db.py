@@ -32,6 +32,7 @@ ConnectionInfo = Callable[[], Awaitable[str]]
 _BEGIN_ATTEMPTS = 3
 _LISTEN_BACKOFF_SECONDS = (0.1, 0.5, 1.0, 2.0, 5.0)
 _SETTLED_POLL_SECONDS = 0.02
+_PLAN_ONCE = "; SET LOCAL plan_cache_mode = force_generic_plan; SET LOCAL jit = off"
 _READ_ONLY = "25006"
 _DISK_FULL = "53100"
 _QUERY_CANCELED = "57014"
@@ -104,8 +105,13 @@ class Database:
         """Closes all connections; running transactions end first, for at most five seconds."""
         await self._pool.close()
 
-    def tenant(self, tenant: str) -> contextlib.AbstractAsyncContextManager[Connection]:
+    def tenant(self, tenant: str, *, plan_once: bool = False) -> contextlib.AbstractAsyncContextManager[Connection]:
         """A transaction on the rows of one tenant; commits at exit, rolls back on any exception.
+
+        Args:
+            tenant: Whose rows.
+            plan_once: Plans a prepared statement for all values at once, and never compiles it: for statements so long
+                that planning takes as much time as running, and whose plan the values should not change.
 
         Raises:
             Error: STORE_UNAVAILABLE, STORE_FULL or DEADLINE_EXCEEDED in place of the driver's exceptions.
@@ -113,7 +119,8 @@ class Database:
         """
         if not tenant:
             raise ValueError("a tenant transaction needs a tenant")
-        return self._transaction(f"; SET LOCAL app.tenant = {_literal(tenant)}")
+        planning = _PLAN_ONCE if plan_once else ""
+        return self._transaction(f"; SET LOCAL app.tenant = {_literal(tenant)}{planning}")
 
     def work(self) -> contextlib.AbstractAsyncContextManager[Connection]:
         """A transaction without a tenant: it sees work tables, and no row of any content table."""

@@ -81,7 +81,7 @@ async def test_a_search_returns_its_full_limit(archive: Archive, mode: pb.Search
         response = await archive.search("alpha", mode=mode, limit=limit)
         assert len(response.results) == expected
         assert all(result.passage.owner.agent_id == AGENT for result in response.results)
-    assert response.total_count == (100 if mode == SEMANTIC else 300)
+    assert response.total_count == (300 if mode == LEXICAL else 100)
 
 
 async def test_filters_hold_together(archive: Archive) -> None:

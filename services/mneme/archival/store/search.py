@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from pgvector import HalfVector
 
-from mneme.archival.records import Candidate, Embedded, Filter, WordStatistics
+from mneme.archival.records import Candidate, Embedded, Filter, Passage, WordStatistics
 from mneme.archival.store import conditions, meaning
 from mneme.runtime import lexical, ranking
 from mneme.runtime.db import Connection
@@ -17,29 +18,34 @@ STANDING = 20
 """Preferences and instructions that are candidates whatever else is nearer."""
 
 # The number of matches is hard to foresee, and a plan made for one match takes time in its square for a thousand:
-# LATERAL with a limit makes it one look-up a match whatever the planner expects, the grouping below one pass.
-_WORDS = """
-    SELECT hit.id, m.bm25, count(*) OVER () AS total FROM lexical_match m
+# LATERAL with a limit makes it one look-up a match whatever the planner expects. Matches come best first, so that
+# look-ups end with the last one wanted, unless all shall be counted.
+_BEST = """
+    SELECT hit.id, m.bm25, NULL::bigint AS total
+    FROM (SELECT document_id AS id, bm25 FROM lexical_match ORDER BY bm25 DESC, document_id OFFSET 0) m
     CROSS JOIN LATERAL (
         SELECT p.id FROM archival.agent_passages p
-        WHERE p.tenant_id = %(tenant)s AND p.id = m.document_id{where}
+        WHERE p.tenant_id = %(tenant)s AND p.id = m.id{where}
         LIMIT 1
     ) hit
-    ORDER BY m.bm25 DESC, hit.id LIMIT %(depth)s
+    ORDER BY m.bm25 DESC, m.id LIMIT %(depth)s
 """
+_COUNTED = _BEST.replace("NULL::bigint", "count(*) OVER ()")
 
 _NONE = "SELECT NULL::text AS id, NULL::double precision AS bm25, 0::bigint AS total WHERE false"
 
 # What somebody likes and how the agent shall behave are few, and are found among themselves too: a need that does not
 # name them would find all else first.
-_STANDING = f"""
+_STANDING = """
     SELECT p.id FROM archival.agent_passages p
     WHERE p.tenant_id = %(tenant)s AND p.owner_id = ANY(%(owners)s) AND p.kind IN (2, 3)
-        AND {meaning.VECTOR} IS NOT NULL{{where}}
-    ORDER BY {meaning.VECTOR} <=> %(vector)s, p.id LIMIT %(standing)s
-"""  # noqa: S608
+        AND {vector} IS NOT NULL{where}
+    ORDER BY {vector} <=> %(vector)s, p.id LIMIT %(standing)s
+"""
 
-# One pass over all hits, whatever the planner expects of them.
+_CHOSEN = "SELECT id FROM meaning UNION SELECT id FROM words UNION SELECT id FROM standing"
+
+# One pass over all hits, whatever the planner expects of them: IS TRUE makes it look them up in a hash table.
 _CANDIDATES = """
 SELECT p.id, p.created_at, p.importance, p.superseded_by, p.kind, {cosine} AS cosine, c.bm25, c.numbers,
     CASE WHEN p.kind IN (4, 5) THEN '' ELSE left(p.text, 400) END AS opening,
@@ -49,14 +55,26 @@ SELECT p.id, p.created_at, p.importance, p.superseded_by, p.kind, {cosine} AS co
     CASE WHEN row_number() OVER () = 1 THEN {statistics} END AS statistics
 FROM (
     SELECT id, sum(weight) AS bm25, array_agg(number) FILTER (WHERE number > 0) AS numbers FROM (
-        SELECT id, NULL::double precision AS weight, NULL::int AS number, true AS chosen FROM meaning
-        UNION ALL SELECT id, NULL, NULL, true FROM words
-        UNION ALL SELECT id, NULL, NULL, true FROM standing
-        UNION ALL SELECT document_id, weight, number, false FROM lexical_hit
-    ) scored GROUP BY id HAVING bool_or(chosen)
+        SELECT id, NULL::double precision AS weight, NULL::int AS number FROM chosen
+        UNION ALL SELECT document_id, weight, number FROM lexical_hit
+            WHERE (document_id IN (SELECT id FROM chosen)) IS TRUE
+        UNION ALL SELECT document_id, weight, number FROM lexical_rest
+    ) scored GROUP BY id
 ) c
-JOIN archival.agent_passages p ON p.tenant_id = %(tenant)s AND p.id = c.id
+CROSS JOIN LATERAL (
+    SELECT * FROM archival.agent_passages p WHERE p.tenant_id = %(tenant)s AND p.id = c.id OFFSET 0
+) p
 """
+
+_NEAREST = """
+SELECT n.distance, (SELECT count(*) FROM meaning) AS considered, p.*
+FROM (SELECT id, distance FROM meaning ORDER BY distance, id LIMIT %(limit)s) n
+CROSS JOIN LATERAL (
+    SELECT {columns} FROM archival.agent_passages p WHERE p.tenant_id = %(tenant)s AND p.id = n.id OFFSET 0
+) p
+"""
+
+_PASSAGE = tuple(field.name for field in fields(Passage))
 
 _CHANGED = """
 SELECT s.revision, s.revision > %(since)s AND (
@@ -89,34 +107,86 @@ class Query:
     depth: int
     """Candidates by meaning, and again by words."""
     with_vectors: bool = False
+    counted: bool = False
+    """Whether all matches of the words are counted, not only the best looked at."""
 
 
 async def candidates(tx: Connection, tenant: str, query: Query) -> tuple[list[Candidate], WordStatistics]:
     """Returns the best by meaning and the best by words, each with both scores where both can be told, unordered."""
     where, values = conditions.where(query.wanted)
-    words = lexical.bm25_parameters(scopes=query.owners, text=query.text)
-    values |= {**words, "tenant": tenant, "depth": query.depth}
-    if query.embedded is not None:
-        values |= meaning.parameters(
-            owners=query.owners, embedded=query.embedded, depth=query.depth, wanted=query.wanted
-        )
     by_meaning = query.embedded is not None
-    statement = ", ".join(
-        (
-            f"WITH {lexical.bm25_cte('archival')}",
-            meaning.cte(where) if by_meaning else f"meaning AS MATERIALIZED ({_NONE})",
-            f"words AS MATERIALIZED ({_WORDS.format(where=where) if query.text else _NONE})",
-            f"standing AS MATERIALIZED ({_STANDING.format(where=where) if by_meaning and query.text else _NONE})",
-        )
-    ) + _CANDIDATES.format(
-        cosine=meaning.COSINE if by_meaning else "NULL::double precision",
-        vector=meaning.VECTOR if query.with_vectors and by_meaning else "NULL::halfvec",
-        statistics=lexical.statistics_column(),
-    )
-    rows = await (await tx.execute(statement, {**values, "standing": STANDING})).fetchall()
+    values |= lexical.bm25_parameters(scopes=query.owners, text=query.text, beside=not query.counted)
+    values |= {"tenant": tenant, "depth": query.depth, "standing": STANDING}
+    values |= _of_meaning(query)
+    words = _NONE if not query.text else _COUNTED if query.counted else _BEST
+    statement = _statement(where, words, by_meaning=by_meaning, with_vectors=by_meaning and query.with_vectors)
+    rows = await (await tx.execute(statement, values)).fetchall()
     if not rows:
         return [], WordStatistics()
     return read(rows, query)
+
+
+async def nearest(tx: Connection, tenant: str, query: Query, limit: int) -> tuple[list[tuple[Candidate, Passage]], int]:
+    """Returns the passages whose vectors are nearest, best first, and how many were considered.
+
+    Args:
+        tx: The tenant transaction.
+        tenant: Its tenant.
+        query: What is asked for, with a vector; its words do not count.
+        limit: Most passages, at most the query's depth.
+    """
+    where, values = conditions.where(query.wanted)
+    values |= {"tenant": tenant, "depth": query.depth, "limit": limit, **_of_meaning(query)}
+    rows = await (await tx.execute(_nearest_statement(where), values)).fetchall()
+    considered = rows[0]["considered"] if rows else 0
+    found = []
+    for row in rows:
+        passage = Passage(**{name: row[name] for name in _PASSAGE})
+        candidate = Candidate(
+            id=passage.id,
+            cosine=1 - row["distance"],
+            bm25=None,
+            created_at=passage.created_at,
+            importance=passage.importance,
+            superseded_by=passage.superseded_by,
+        )
+        found.append((candidate, passage))
+    return found, considered
+
+
+def _of_meaning(query: Query) -> dict[str, Any]:
+    if query.embedded is None:
+        return {}
+    return meaning.parameters(owners=query.owners, embedded=query.embedded, depth=query.depth, wanted=query.wanted)
+
+
+@functools.lru_cache(maxsize=256)
+def _nearest_statement(where: str) -> str:
+    return _squeezed(f"WITH {meaning.cte(where)}{_NEAREST.format(columns=', '.join(f'p.{name}' for name in _PASSAGE))}")
+
+
+@functools.lru_cache(maxsize=256)
+def _statement(where: str, words: str, *, by_meaning: bool, with_vectors: bool) -> str:
+    standing = _STANDING.format(where=where, vector=meaning.VECTOR) if by_meaning and words != _NONE else _NONE
+    parts = (
+        lexical.bm25_cte("archival"),
+        meaning.cte(where) if by_meaning else f"meaning AS MATERIALIZED ({_NONE})",
+        f"words AS MATERIALIZED ({words.replace('{where}', where)})",
+        f"standing AS MATERIALIZED ({standing})",
+        f"chosen AS MATERIALIZED ({_CHOSEN})",
+        lexical.rest_cte("archival", "chosen"),
+    )
+    candidates = _CANDIDATES.format(
+        cosine=meaning.COSINE if by_meaning else "NULL::double precision",
+        vector=meaning.VECTOR if with_vectors else "NULL::halfvec",
+        statistics=lexical.statistics_column(),
+    )
+    return _squeezed(f"WITH {', '.join(parts)}{candidates}")
+
+
+def _squeezed(statement: str) -> str:
+    # The driver parses long statements anew each time.
+    return " ".join(statement.split())
 
 
 def read(rows: Sequence[dict[str, Any]], query: Query) -> tuple[list[Candidate], WordStatistics]:

@@ -1713,7 +1713,7 @@ class SearchPassagesResponse(_message.Message):
     TOTAL_COUNT_FIELD_NUMBER: _builtins.int
     DEGRADED_FIELD_NUMBER: _builtins.int
     total_count: _builtins.int
-    """Number of passages that match the words, or that were considered by meaning (at most 100 there)."""
+    """Number of passages that match the words; where meaning is compared, that were considered (at most 100 there)."""
     degraded: _builtins.bool
     """True when search by meaning was not possible (no embedding): the results come from words alone."""
     @_builtins.property
