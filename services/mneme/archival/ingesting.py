@@ -16,7 +16,7 @@ from mneme.runtime.db import Database
 from mneme.runtime.errors import Error, invalid
 
 _BATCH_ITEMS = 256
-_BATCH_BYTES = 1024 * 1024
+_BATCH_BYTES = 2 * 1024 * 1024
 
 
 class Ingester:

@@ -131,14 +131,19 @@ async def test_an_ingest_is_not_continued_wrongly(archive: Archive, call: Call) 
     assert (await failure(unknown)).reason_name == "NOT_FOUND"
 
 
-async def test_a_stream_that_was_taken_over_stores_nothing_more(archive: Archive) -> None:
-    request_id, going_on = new_id(), asyncio.Event()
+@pytest.mark.parametrize("late", [1, 256])
+async def test_a_stream_that_was_taken_over_stores_nothing_more(archive: Archive, late: int) -> None:
+    """A full batch is refused at once, though nothing more comes and the stream stays open."""
+    request_id, going_on, never = new_id(), asyncio.Event(), asyncio.Event()
 
     async def slow() -> AsyncIterator[pb.IngestPassagesRequest]:
         async for message in stream([f"old {n}" for n in range(256)], request_id=request_id):
             yield message
         await going_on.wait()
-        yield pb.IngestPassagesRequest(item=item("from a zombie"))
+        for number in range(late):
+            yield pb.IngestPassagesRequest(item=item(f"{number} from a zombie"))
+        if late == 256:
+            await never.wait()
 
     old = asyncio.ensure_future(archive.send(slow()))
 
