@@ -8,6 +8,9 @@ from mneme.semantic_cache.questions.part import Part, Points, Role
 
 _ASKS = re.compile(r"(?:[?？؟]|(?<=[\u0370-\u03ff]);)\s*[\"'”’)）»]*\s*$")
 _FRAGMENT_WORDS = 4
+# From so many words on a sentence itself has what its "too" adds to.
+_LONG = 8
+_ALSO = re.compile(r" (?:too|as well|instead)$", re.IGNORECASE)
 
 _FILLER = re.compile(
     r"^(?:(?:hi|hello|hey|hiya|good (?:morning|afternoon|evening|day)|dear (?:all|team)|please|pls|thanks|thank you"
@@ -71,6 +74,19 @@ _DECLARES = re.compile(
     r"|some|somebody|someone|something|nothing|one of|none of|both|only|they|he|she|he's|she's|they're|your)\b"
     r"|(?:in|on|at|for|from|to|with|without|by|during|due to|thanks to|today|tomorrow|yesterday|last|next) "
     r"|(?:planning|looking|thinking|considering|hoping|trying|fed up|tired|interested|unhappy|worried)\b)",
+    re.IGNORECASE,
+)
+# A bare subject and its verb ("red wine got on the rug"), or a subject left out ("bought a tent last week").
+_REPORTS = re.compile(
+    r"^(?:(?:just |only |recently )*(?:bought|ordered|received|got|lost|broke|tried|been|having|need|needed|want"
+    r"|wanted"
+    r"|can't|cannot|couldn't|didn't|don't (?:have|want|need)|not sure|no idea)\b"
+    r"|(?!(?:answer|reply|respond|speak|write|use|be|keep|stop|start|do|don't|make|give|say|talk|translate|note|act"
+    r"|pretend|assume|suppose|ignore|imagine|treat|let|please|put|take|add|set|check|tell|show|explain|list"
+    r"|describe)\b)"
+    r"[a-z'-]+(?: [\w'-]+){0,4} (?:is|are|was|were|has|have|had|got|won't|can't|doesn't|didn't|isn't|aren't|keeps"
+    r"|came"
+    r"|arrived|stopped|broke)\b)",
     re.IGNORECASE,
 )
 # What the model must learn at once: who the user is, what is good for them, how to behave, what was wrong.
@@ -169,17 +185,31 @@ _NAMED_BEFORE = re.compile(
     re.IGNORECASE,
 )
 # Words with which a search asks without a verb: "gold membership annual fee".
+_ATTRIBUTES = (
+    r"prices?|pricing|costs?|fees?|charges?|rates?|hours|times?|address|policy|weight|width|height|depth|length"
+    r"|diameter"
+    r"|dimensions|wattage|voltage|temperature|capacity|resolution|availability|warranty|guarantee|ingredients"
+    r"|deadline"
+    r"|expiry|validity|duration|compatibility|sizing|eligibility|requirements?"
+)
 _SEARCHES = re.compile(
-    r"\b(?:prices?|costs?|fees?|charges?|rates?|hours|times?|address|policy|options?|how|where|when|which|size"
-    r"|sizes|sizing|chart"
-    r"|weight|width|height|depth|length|access|samples?|refills?|colou?rs?|catalog(?:ue)?|subscription|accepted"
-    r"|model|plus|missing|stock|wattage|voltage|temperature|interval|expiry|recommendation|value|amount"
-    r"|limit|deadline|requirements?|eligibility|compatib\w+|availab\w+|possible|allowed|discounts?|warranty"
-    r"|guide|instructions"
-    r"|contact|number|dimensions|capacity|resolution|difference|vs|service|documents|replacement|delivery|return"
-    r"|refund)\b",
+    rf"\b(?:{_ATTRIBUTES}|options?|how|where|when|which|sizes?|chart|limit|minimum|maximum|compatible|available"
+    rf"|possible"
+    r"|allowed|accepted|included|discounts?|deals?|offers?|bonus|points?|vouchers?|coupons?|guide|instructions"
+    r"|manual|setup"
+    r"|contact|number|difference|vs|plus|service|documents|replacement|spare|parts?|refills?|accessor\w+|delivery"
+    r"|shipping"
+    r"|return|refund|exchange|cancellation|tracking|collection|pickup|installation|assembly|cleaning|washing|care"
+    r"|maintenance|oiling|storage|disposal|recycling|trade-in|interval|recommendation|value|amount|samples?|colou?rs?"
+    r"|materials?|fabric|origin|noise|battery|charging|charger|power|consumption|catalog(?:ue)?|subscription"
+    r"|membership"
+    r"|model|version|update|stock|restock|preorder|pre-order|release|launch|access|parking|appointment|booking|course"
+    r"|workshop|newsletter|account|password|login|privacy|currency|instalments?|financing|payments?|invoice"
+    r"|receipt|tax"
+    r"|vat|customs|duty|insurance|protection|age|reset|waterproof|gift|express|missing)\b",
     re.IGNORECASE,
 )
+_ENDS_ON_ATTRIBUTE = re.compile(rf"\b(?:{_ATTRIBUTES})$", re.IGNORECASE)
 _NO_SEARCH = re.compile(
     r"\b(?:i|i'm|i've|me|my|mine|we|our|us|you|your|he|she|it|they|this|that|these|those|is|are|was|were|am|be|been"
     r"|has|have|had"
@@ -234,7 +264,7 @@ def _telling(text: str) -> Part:
     """What a sentence does that asks nothing."""
     if _OPENS_ON_CONTEXT.match(text) and not _DECLARES.match(text):
         return Part(Role.ASKS, Points.ELSEWHERE)
-    if not _DECLARES.match(text):
+    if not _DECLARES.match(text) and not (text.isascii() and _REPORTS.match(text)):
         return Part(Role.LASTS)
     points, pronoun = _points(text), _PRONOUN.search(text)
     if points is Points.WITHIN and pronoun is not None and _names(text[: pronoun.start()]):
@@ -256,7 +286,7 @@ def _is_search(text: str, *, marked: bool) -> bool:
     words = text.split()
     if (
         not text.isascii()
-        or len(words) not in _SEARCH_WORDS
+        or (len(words) not in _SEARCH_WORDS and not (len(words) == 2 and _ENDS_ON_ATTRIBUTE.search(text)))
         or _NO_SEARCH.search(text)
         or _OPENS_ON_CONTEXT.match(text)
         or _COMMANDS.match(text)
@@ -271,7 +301,8 @@ def _is_search(text: str, *, marked: bool) -> bool:
 def _points(text: str) -> Points:
     if _WHO_ARE_YOU.match(text):
         return Points.NOWHERE
-    rest = _EMPTY_IT.sub(" ", text)
+    long = len(text.split()) >= _LONG
+    rest = _EMPTY_IT.sub(" ", _ALSO.sub("", text) if long else text)
     rest = _NAMED_BEFORE.sub(lambda match: next(part for part in match.groups() if part), rest)
     if _POINTS_ELSEWHERE.search(rest) or _OPENS_ON_CONTEXT.match(text):
         return Points.ELSEWHERE
