@@ -104,9 +104,16 @@ class Reembedding:
         self.progress = progress
 
     async def spaces(self) -> tuple[str, str]:
-        """Returns the active space and the one beside it; an empty id where there is none."""
+        """Returns the active space and the one beside it; an empty id where there is none.
+
+        Raises:
+            Error: The suite cannot be reached, or refuses.
+        """
         with _acting(tenant="", service="archival"):
-            found = await self._peers["archival"].embedding.GetSpace(pb.GetSpaceRequest())
+            try:
+                found = await self._peers["archival"].embedding.GetSpace(pb.GetSpaceRequest())
+            except grpc.aio.AioRpcError as error:
+                raise from_rpc_error(error) from error
         return found.space.space_id, found.next.space_id
 
     async def require(self, space_id: str) -> str:

@@ -56,9 +56,12 @@ def reembed(
 def _prepared(address: str, data: Path | None, config: Path | None) -> tuple[Settings, str]:
     """Settings as the services have them, and where these are: said, or found beside a running `mneme dev`."""
     wanted = settings.load(config)
-    if wanted.database.owner_url.get_secret_value():
-        return wanted, address
     found = connect.find(data)
+    if wanted.database.owner_url.get_secret_value():
+        address = address or (found.address if found else "")
+        if not (address or wanted.peers.embedding or wanted.peers.default_address):
+            raise ValueError("no suite: name one with --address, or set MNEME_PEERS__DEFAULT_ADDRESS")
+        return wanted, address
     if found is None:
         raise ValueError(
             "no owner: set MNEME_DATABASE__OWNER_URL to the role that owns the schemas, or start `mneme dev`"
@@ -90,28 +93,27 @@ async def change(work: Reembedding, target: str) -> None:
     """
     active = await work.require(target)
     if active == target:
-        async with _shown(work):
-            await work.follow(target)
-        console.print(f"'{target}' is the active space. --back returns; --finish removes what is left of the other.")
+        await work.follow(target)
+        _say(f"'{target}' is the active space. --back returns; --finish removes what is left of the other.")
         return
     counted = await work.count(target)
     work.progress.rows, work.progress.done = counted.rows, counted.rows - counted.lacking
-    console.print(f"from '{active}' to '{target}': {counted.lacking:,} of {counted.rows:,} rows are to be embedded")
+    _say(f"from '{active}' to '{target}': {counted.lacking:,} of {counted.rows:,} rows are to be embedded")
     async with _shown(work):
         while await work.fill(target):
             await work.index(target)
         await work.index(target)
     await work.switch(target)
-    console.print(f"switched to '{target}'. --back returns to '{active}'; --finish removes what is left of it.")
+    _say(f"switched to '{target}'. --back returns to '{active}'; --finish removes what is left of it.")
     if work.progress.unembeddable:
-        console.print(f"{work.progress.unembeddable:,} texts mean nothing to its model and are found by their words")
+        _say(f"{work.progress.unembeddable:,} texts mean nothing to its model and are found by their words")
 
 
 async def _finish(work: Reembedding) -> None:
     active, _ = await work.spaces()
     console.print(f"keeping '{active}' alone …", style="dim")
     rows = await work.finish(active)
-    console.print(
+    _say(
         f"done: {rows:,} rows held two vectors. Now name '{active}' in models.embedding_*, empty "
         "models.next_embedding_provider, and restart the processes: until then writes still get both."
     )
@@ -133,6 +135,10 @@ async def _show(work: Reembedding) -> None:
     while True:
         await asyncio.sleep(_SHOWN_EVERY)
         console.print(progress_line(work.progress, work.progress.done - first, time.monotonic() - began), style="dim")
+
+
+def _say(text: str) -> None:
+    console.print(text, soft_wrap=True)
 
 
 def progress_line(progress: Progress, embedded: int, seconds: float) -> str:

@@ -8,18 +8,22 @@ import json
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from mneme import reembedding
 from mneme.archival.v1 import archival_pb2 as pb
 from mneme.archival.v1.archival_pb2_grpc import ArchivalServiceStub
 from mneme.cli import reembed as command
+from mneme.cli.app import app
 from mneme.embedding.v1 import embedding_pb2
 from mneme.embedding.v1.embedding_pb2_grpc import EmbeddingServiceStub
 from mneme.reembedding import NothingToDoError, Reembedding
+from mneme.runtime.dev_credentials import ensure_dev_credentials
 from mneme.runtime.vectors import SERVING
 from mneme.settings import EmbeddingSettings, MaintenanceSettings, ModelsSettings, Settings
 from tests.contract.vectors.conftest import Owner, agent
@@ -290,6 +294,24 @@ async def test_a_space_that_nobody_serves_is_refused(world: World) -> None:
         with pytest.raises(NothingToDoError, match=r"settings here name 'other@9'.*next_embedding"):
             await command.change(work, "other@9")
         assert await world.space() == OLD
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "message"),
+    [
+        ([], {"MNEME_ADDRESS": "localhost:1"}, "no next space: set models.next_embedding_provider"),
+        ([], {}, "no suite: name one with --address"),
+        ([], {"MNEME_DATABASE__OWNER_URL": ""}, "no owner: set MNEME_DATABASE__OWNER_URL"),
+        (["--back", "--finish"], {}, "exclude each other"),
+    ],
+)
+def test_the_command_says_what_it_lacks(
+    arguments: list[str], environment: dict[str, str], message: str, tmp_path: Path
+) -> None:
+    owner = {"MNEME_DATABASE__OWNER_URL": "postgresql://nobody@localhost:1/none"}
+    keys = {"MNEME_AUTH__SUITE_KEYS_FILE": str(ensure_dev_credentials(tmp_path).suite_keys_path)}
+    result = CliRunner().invoke(app, ["reembed", "--data", str(tmp_path), *arguments], env=owner | keys | environment)
+    assert message in str(result.exception)
 
 
 def test_progress_says_how_far_how_fast_and_how_long() -> None:
