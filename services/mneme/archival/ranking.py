@@ -60,7 +60,13 @@ def by_words(found: Sequence[Candidate]) -> list[Ranked]:
 
 
 def mixed(
-    found: Sequence[Candidate], statistics: WordStatistics, asked: Query, *, now: datetime, weights: Weights
+    found: Sequence[Candidate],
+    statistics: WordStatistics,
+    asked: Query,
+    *,
+    now: datetime,
+    weights: Weights,
+    limit: int | None = None,
 ) -> list[Ranked]:
     """Returns candidates ordered by the mix of words and meaning, importance and age.
 
@@ -70,6 +76,7 @@ def mixed(
         asked: The question.
         now: Moment from which age counts.
         weights: How much each part counts.
+        limit: Most results; None for all candidates.
     """
     mix = replace(ranking.DEFAULT_WEIGHTS, words=weights.words, user=0.0)
     factors = {c.id: (_recency(c.created_at, now, weights), _importance(c, weights)) for c in found}
@@ -77,7 +84,7 @@ def mixed(
     scored = ranking.mixed(candidates, asked, statistics.best_possible, mix)
     share = ranking.words_share(candidates, statistics.best_possible, mix)
     scored = ranking.newer_first(scored, asked, statistics.known)
-    return [_ranked(one, *factors[one.candidate.id], share) for one in scored]
+    return [_ranked(one, *factors[one.candidate.id], share) for one in scored[:limit]]
 
 
 def _common(c: Candidate, factor: float) -> ranking.Candidate:
@@ -112,6 +119,8 @@ def at_least(ranked: Sequence[Ranked], min_score: float, *, words_pass: bool) ->
 def successors_first(ranked: Sequence[Ranked], found: Sequence[Candidate], weights: Weights) -> list[Ranked]:
     """Returns the results with each superseded one marked down, and below its successor where both were found."""
     successor = {c.id: c.superseded_by for c in found if c.superseded_by}
+    if not successor:
+        return [replace(r, validity=1.0) for r in ranked]
     scores = {r.id: r.score * (weights.superseded if r.id in successor else 1.0) for r in ranked}
     for r in ranked:
         scores[r.id] = _capped(r.id, scores, successor)

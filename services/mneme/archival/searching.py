@@ -130,7 +130,11 @@ class Searcher:
             ranked = ranking.by_meaning(found)
         else:
             question = asked_of(asked.text)
-            ranked = ranking.mixed(found, statistics, question, now=datetime.now(UTC), weights=self._weights)
+            now, weights = datetime.now(UTC), self._weights
+            # What comes behind the last result cannot move up, unless something above it may drop out or fall.
+            settled = not asked.min_score and not asked.diversity and not any(one.superseded_by for one in found)
+            limit = asked.limit if settled else None
+            ranked = ranking.mixed(found, statistics, question, now=now, weights=weights, limit=limit)
         words_pass = asked.mode != SEMANTIC and not asked.strict
         ranked = ranking.at_least(ranked, asked.min_score, words_pass=words_pass)
         if asked.wanted.as_of is None and asked.wanted.recorded_as_of is None:

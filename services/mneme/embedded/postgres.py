@@ -34,7 +34,8 @@ _SETTINGS = {
     "listen_addresses": "",
     "unix_socket_permissions": "0700",
     "max_connections": "100",
-    "shared_buffers": "64MB",
+    # Pages are taken as they are used: a small archive leaves most of it untouched.
+    "shared_buffers": "256MB",
     "maintenance_work_mem": "256MB",
     "max_wal_size": "512MB",
     "wal_level": "minimal",

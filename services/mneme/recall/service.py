@@ -294,7 +294,7 @@ class RecallServicer(recall_pb2_grpc.RecallServiceServicer):
             raise invalid(f"{kind}.text", "must not be empty without a vector")
         moment = asked_at(request.hybrid)
         meaning = await self._meanings.of(query.text, given, field=f"{kind}.vector")
-        async with self._database.tenant(call.tenant()) as tx:
+        async with self._database.tenant(call.tenant(), plan_once=True) as tx:
             if meaning is None:
                 found = await search.by_words(tx, wanted, query.text, limit)
                 return found, ranking.by_words(found.candidates, limit), True

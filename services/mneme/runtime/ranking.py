@@ -286,7 +286,7 @@ def _falling(scored: Sequence[Scored]) -> list[Scored]:
     lowest, fallen = -math.inf, []
     for one in reversed(scored):
         lowest = max(lowest, one.score)
-        fallen.append(replace(one, score=lowest))
+        fallen.append(one if one.score == lowest else replace(one, score=lowest))
     return fallen[::-1]
 
 

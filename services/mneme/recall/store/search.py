@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -92,13 +93,16 @@ SELECT b.id FROM recall.messages b WHERE b.tenant_id = %(tenant)s AND b.conversa
 AND b.sequence_id < m.sequence_id AND b.sequence_id > m.sequence_id - 20 AND b.user_id = m.user_id AND NOT b.hidden
 AND b.created_at > m.created_at - interval '12 hours' AND b.role IN (1, 2) AND b.text <> ''
 ORDER BY b.sequence_id DESC LIMIT 1) b ON true
-), known AS (
+), chosen AS MATERIALIZED (SELECT id FROM candidate UNION SELECT before FROM candidate WHERE before IS NOT NULL
+), {rest}, known AS (
 SELECT id, bool_or(found) AS found, max(before) AS before, max(length) AS length,
 array_agg(number) FILTER (WHERE number > 0) AS numbers, array_agg(frequency) FILTER (WHERE number > 0) AS frequencies
 FROM (SELECT id, before, true AS found, 0 AS number, 0 AS frequency, 0 AS length FROM candidate
 UNION ALL SELECT before, NULL, false, 0, 0, 0 FROM candidate WHERE before IS NOT NULL
-UNION ALL SELECT document_id, NULL, NULL, number, frequency, length FROM lexical_hit) u
-GROUP BY id HAVING bool_or(found) IS NOT NULL
+UNION ALL SELECT document_id, NULL, NULL, number, frequency, length FROM lexical_hit
+WHERE (document_id IN (SELECT id FROM chosen)) IS TRUE
+UNION ALL SELECT document_id, NULL, NULL, number, frequency, length FROM lexical_rest) u
+GROUP BY id
 )
 SELECT k.id AS known_id, k.found, k.before, k.numbers, k.frequencies, CASE WHEN k.length > 0 THEN k.length ELSE (
 SELECT d.length FROM recall.lexical_document d
@@ -112,22 +116,13 @@ SELECT * FROM recall.messages WHERE tenant_id = %(tenant)s AND id = k.id AND k.f
 async def by_both(tx: Connection, wanted: Filter, text: str, meaning: Meaning, limit: int) -> Found:
     """Returns the best of either way, with what ranking needs to know of the words of each and of the turn before."""
     condition, parameters = condition_of(wanted, call.tenant())
-    statement = _BOTH.format(
-        bm25=lexical.bm25_cte(SCHEMA),
-        condition=condition,
-        near=nearness.cte(condition),
-        by_key=_BY_KEY,
-        statistics=lexical.statistics_column(),
-        cosine=nearness.COSINE,
-        columns=MESSAGE_COLUMNS,
-    )
     values = {
         **parameters,
-        **lexical.bm25_parameters(scopes=[wanted.agent_id], text=text),
+        **lexical.bm25_parameters(scopes=[wanted.agent_id], text=text, beside=True),
         **nearness.parameters(meaning, depth=max(DEPTH, limit), wanted=wanted),
         "followed": FOLLOWED,
     }
-    rows = await (await tx.execute(statement, values)).fetchall()
+    rows = await (await tx.execute(_both(condition), values)).fetchall()
     evidence = {row["known_id"]: _evidence(row) for row in rows}
     candidates = [
         Candidate(message_of(row), row["cosine"], own=evidence[row["known_id"]], before=evidence.get(row["before"]))
@@ -136,6 +131,22 @@ async def by_both(tx: Connection, wanted: Filter, text: str, meaning: Meaning, l
     ]
     known = ranking.statistics(next((row["statistics"] for row in rows if row["statistics"]), None))
     return Found(candidates, len(candidates), known)
+
+
+@functools.lru_cache(maxsize=256)
+def _both(condition: str) -> str:
+    statement = _BOTH.format(
+        bm25=lexical.bm25_cte(SCHEMA),
+        condition=condition,
+        near=nearness.cte(condition),
+        by_key=_BY_KEY,
+        rest=lexical.rest_cte(SCHEMA, "chosen"),
+        statistics=lexical.statistics_column(),
+        cosine=nearness.COSINE,
+        columns=MESSAGE_COLUMNS,
+    )
+    # The driver parses long statements anew each time.
+    return " ".join(statement.split())
 
 
 def _evidence(row: Mapping[str, Any]) -> Evidence:
