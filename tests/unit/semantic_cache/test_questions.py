@@ -186,6 +186,13 @@ def test_what_must_be_learnt_makes_the_whole_text_a_statement(question: str, sta
         assert classify(f"{question} {statement}") is Kind.STATEMENT
 
 
+@pytest.mark.timeout(5)
+@pytest.mark.parametrize("unit", ["a ", "I ", "it is ", "the a ", "!", "? ", "吗", "我"])
+@pytest.mark.parametrize("length", [2_000, 100_000])
+def test_a_hostile_text_ends_before_the_limit_of_a_test(unit: str, length: int) -> None:
+    assert classify((unit * length)[: length - 1] + "?") in Kind
+
+
 @given(st.text(max_size=300))
 def test_any_text_has_a_kind(text: str) -> None:
     assert classify(text) in Kind

@@ -35,11 +35,15 @@ _KANA_HANGUL = re.compile(r"[\u3040-\u30ff\uac00-\ud7af]")
 _ABBREVIATION = re.compile(
     r"\b(dr|mr|mrs|ms|prof|st|vs|no(?=\. ?\d)|nr|inc|ltd|co|e\.g|i\.e|etc|u\.s|u\.k)\.", re.IGNORECASE
 )
+# Longer texts are more than a question, and would take long to read.
+_LONGEST = 2_000
 _SENTENCE = re.compile(r"(?<=[.!?。！？；;…])(?=\s|[^\x00-\x7f])|(?<=[。！？；])|\n+")
 
 
 def classify(text: str) -> Kind:
-    """Returns what a text is; a text without words is a statement."""
+    """Returns what a text is; one without words, or of over 2,000 characters, is a statement."""
+    if len(text) > _LONGEST:
+        return Kind.STATEMENT
     joined = _ABBREVIATION.sub(lambda match: match.group(1), text.replace("’", "'"))
     sentences = [part.strip() for part in _SENTENCE.split(joined) if part and re.search(r"\w", part)]
     parts = [part for sentence in sentences if (part := _part(sentence)) is not None]
