@@ -134,7 +134,7 @@ class Answering:
                 await self._offer_refresh(query, outcome, lease_seconds)
             elif query.kind is Kind.QUESTION and outcome.reason != pb.MISS_REASON_UNAVAILABLE:
                 turn = _turn(query, seen, outcome, wait, lease_seconds)
-                result = await self._take(turn)
+                result = await self._taken(turn)
                 seen = replace(seen, served=turn.served)
         except CacheDown:
             if isinstance(outcome, pb.Miss):
@@ -205,6 +205,14 @@ class Answering:
         )
         if isinstance(taken, Leased):
             hit.refresh.CopyFrom(_lease(token, lease_seconds, None))
+
+    async def _taken(self, turn: _Turn) -> pb.Hit | pb.Lease | pb.Miss:
+        """As `_take`; a caller who goes away meanwhile leaves no right behind for which others would wait."""
+        try:
+            return await self._take(turn)
+        except asyncio.CancelledError:
+            await self.abort(turn.query, turn.token)
+            raise
 
     async def _take(self, turn: _Turn) -> pb.Hit | pb.Lease | pb.Miss:
         query = turn.query

@@ -16,6 +16,7 @@ from mneme.settings import OrchestratorSettings, Settings
 from tests.contract.orchestrator.scripted import (
     ScriptedModel,
     Talk,
+    calls,
     echo,
     kinds,
     open_talk,
@@ -24,7 +25,7 @@ from tests.contract.orchestrator.scripted import (
     texts,
     until,
 )
-from tests.contract.orchestrator.test_shared_answers import QUESTION, hit, shared_agent, with_user
+from tests.contract.orchestrator.test_shared_answers import QUESTION, hit, is_public, shared_agent, with_user
 from tests.support.suite import Serve, Suite
 
 PATIENT = OrchestratorSettings(cache_timeout=10.0, lease_renew=0.3, lease_seconds=2.0)
@@ -67,6 +68,26 @@ async def test_a_hundred_users_at_two_replicas_are_answered_by_one_model_call(
     assert begun == 1
     assert [texts(events) for events in answers] == [[f"echo {QUESTION}"]] * 100
     assert sum(hit(events) is not None for events in answers) == 99
+
+
+async def test_those_who_wait_do_not_try_what_one_could_not_answer_for_all(
+    model: ScriptedModel, replicas: tuple[Suite, Suite]
+) -> None:
+    operator = await open_talk(replicas[0], agent=shared_agent())
+    talks = [await with_user(operator, f"user-{number}") for number in range(10)]
+
+    async def only_after_all_have_asked(request: ModelRequest) -> ModelOutput:
+        async def all_asked() -> bool:
+            return len((await operator.agents.ListRuns(pb.ListRunsRequest(page_size=500))).runs) == len(talks)
+
+        await until(all_asked)
+        return calls(("needs_context", {"reason": "user"})) if is_public(request) else echo(request)
+
+    model.script = only_after_all_have_asked
+    answers = await asyncio.gather(*(talk.send(QUESTION) for talk in talks))
+
+    assert [texts(events) for events in answers] == [[f"echo {QUESTION}"]] * len(talks)
+    assert sum(map(is_public, model.requests)) == 1
 
 
 async def test_whoever_waits_for_a_process_that_died_answers_when_its_lease_ends(

@@ -162,7 +162,13 @@ class CacheGate:
         if asked.digest in deps.answers.contextual:
             self._missed("NEEDS_CONTEXT")
             return Looked()
-        return self._outcome(await self._acquire(asked.key), asked.key, asked=asked)
+        response = await self._acquire(asked.key)
+        if response.HasField("lease") and asked.digest in deps.answers.contextual:
+            # One who had the right to answer while this one waited could not: neither could those who wait still.
+            await self.give_up(Lease(response.lease.lease_token, asked.key, asked=asked))
+            self._missed("NEEDS_CONTEXT")
+            return Looked()
+        return self._outcome(response, asked.key, asked=asked)
 
     async def _acquire(self, key: cache_pb.CacheKey) -> cache_pb.AcquireResponse:
         deps, run = self._current.deps, self._current.run

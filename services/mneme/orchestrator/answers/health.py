@@ -19,6 +19,8 @@ T = TypeVar("T")
 _FAILURES = 3
 """Calls in a row without an answer after which the cache is left alone."""
 _REST_SECONDS = 2.0
+_ROUNDS = 8
+"""Rounds of the event loop that asking whether it is alive takes, roughly."""
 
 
 class UnavailableError(Exception):
@@ -42,7 +44,7 @@ class CacheHealth:
         """The outcome of a call that may take long for good reasons.
 
         The time that a hanging cache may cost is halved: after the first half the cache is asked whether it is alive,
-        and has the second half to say so.
+        and has the second half to say so. A process that is late itself, because much goes on, allows for that.
 
         Raises:
             UnavailableError: It is not, was not a moment ago, or refused the call.
@@ -51,9 +53,11 @@ class CacheHealth:
             raise UnavailableError
         task = asyncio.ensure_future(start())
         try:
+            begun = time.monotonic()
             done, _ = await asyncio.wait([task], timeout=self._timeout / 2)
             if not done:
-                await self._check()
+                late = time.monotonic() - begun - self._timeout / 2
+                await self._check(task, self._timeout / 2 + _ROUNDS * late)
             outcome = await task
         except grpc.aio.AioRpcError as error:
             self._failures += 1
@@ -66,6 +70,10 @@ class CacheHealth:
         finally:
             task.cancel()
 
-    async def _check(self) -> None:
+    async def _check(self, task: asyncio.Future[T], seconds: float) -> None:
         request = health_pb2.HealthCheckRequest(service=PROTO_SERVICES["semantic_cache"])
-        await self._peers.semantic_cache_health.Check(request, timeout=self._timeout / 2)
+        try:
+            await self._peers.semantic_cache_health.Check(request, timeout=seconds)
+        except grpc.aio.AioRpcError:
+            if not task.done():
+                raise
