@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import TypeVar
 
 import redis.asyncio
@@ -23,6 +24,8 @@ from mneme.settings import RedisSettings
 T = TypeVar("T")
 
 _DOWN = (exceptions.ConnectionError, exceptions.TimeoutError, exceptions.ReadOnlyError, OSError, TimeoutError)
+
+_MOST_EXTENSIONS = 20
 
 log = structlog.get_logger(__name__)
 
@@ -51,7 +54,8 @@ class Cache:
             pool = redis.asyncio.BlockingConnectionPool.from_url(
                 url,
                 max_connections=settings.max_connections,
-                timeout=settings.command_timeout,
+                # `run` limits the wait for a connection too.
+                timeout=None,
                 socket_connect_timeout=settings.connect_timeout,
                 **({} if url.startswith("unix:") else {"socket_keepalive": True}),
                 retry=Retry(NoBackoff(), 0),
@@ -76,7 +80,7 @@ class Cache:
         if self._client is None or self._probe is not None:
             raise CacheDown("the cache is not available")
         try:
-            async with asyncio.timeout(self._settings.command_timeout if within is None else within):
+            async with _in_time(self._settings.command_timeout if within is None else within):
                 result = await command(self._client)
         except exceptions.OutOfMemoryError as error:
             self._failed_uses.inc()
@@ -117,3 +121,32 @@ class Cache:
         self._probe = None
         self._breaker_open.set(0)
         log.info("cache.back")
+
+
+@asynccontextmanager
+async def _in_time(seconds: float) -> AsyncIterator[None]:
+    """Ends the block with a TimeoutError after a time, and later where the event loop itself was late.
+
+    A loop that much else kept busy learns of an answer and of the end of the time in one round; the server is not to
+    blame then, and taking it for down would make the process busier.
+    """
+    loop = asyncio.get_running_loop()
+    handle: asyncio.TimerHandle
+    async with asyncio.timeout(None) as limit:
+
+        def wait(extensions: int) -> None:
+            nonlocal handle
+            due = loop.time() + seconds
+            handle = loop.call_at(due, expired, due, extensions)
+
+        def expired(due: float, extensions: int) -> None:
+            if loop.time() - due > seconds / 2 and extensions < _MOST_EXTENSIONS:
+                wait(extensions + 1)
+            else:
+                limit.reschedule(loop.time())
+
+        wait(0)
+        try:
+            yield
+        finally:
+            handle.cancel()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -59,6 +60,20 @@ async def test_without_a_url_there_is_no_cache() -> None:
     with pytest.raises(CacheDown):
         await cache.run(ping)
     await cache.close()
+
+
+async def test_a_busy_process_does_not_take_the_server_for_down(data_path: Path) -> None:
+    async with own_server(data_path) as (_server, cache):
+
+        async def busy() -> None:
+            while True:
+                time.sleep(0.08)  # noqa: ASYNC251 - holds the loop up for longer than a command may take
+                await asyncio.sleep(0)
+
+        working = asyncio.create_task(busy())
+        assert all(await asyncio.gather(*(cache.run(ping) for _ in range(10))))
+        assert cache.available
+        working.cancel()
 
 
 async def test_a_hung_server_costs_little_and_is_found_again(data_path: Path) -> None:
