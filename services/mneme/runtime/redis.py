@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 import redis.asyncio
@@ -18,14 +17,13 @@ from redis import exceptions
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
+from mneme.runtime.lateness import in_time
 from mneme.runtime.metrics import Metrics
 from mneme.settings import RedisSettings
 
 T = TypeVar("T")
 
 _DOWN = (exceptions.ConnectionError, exceptions.TimeoutError, exceptions.ReadOnlyError, OSError, TimeoutError)
-
-_MOST_EXTENSIONS = 20
 
 log = structlog.get_logger(__name__)
 
@@ -80,7 +78,7 @@ class Cache:
         if self._client is None or self._probe is not None:
             raise CacheDown("the cache is not available")
         try:
-            async with _in_time(self._settings.command_timeout if within is None else within):
+            async with in_time(self._settings.command_timeout if within is None else within):
                 result = await command(self._client)
         except exceptions.OutOfMemoryError as error:
             self._failed_uses.inc()
@@ -121,32 +119,3 @@ class Cache:
         self._probe = None
         self._breaker_open.set(0)
         log.info("cache.back")
-
-
-@asynccontextmanager
-async def _in_time(seconds: float) -> AsyncIterator[None]:
-    """Ends the block with a TimeoutError after a time, and later where the event loop itself was late.
-
-    A loop that much else kept busy learns of an answer and of the end of the time in one round; the server is not to
-    blame then, and taking it for down would make the process busier.
-    """
-    loop = asyncio.get_running_loop()
-    handle: asyncio.TimerHandle
-    async with asyncio.timeout(None) as limit:
-
-        def wait(extensions: int) -> None:
-            nonlocal handle
-            due = loop.time() + seconds
-            handle = loop.call_at(due, expired, due, extensions)
-
-        def expired(due: float, extensions: int) -> None:
-            if loop.time() - due > seconds / 2 and extensions < _MOST_EXTENSIONS:
-                wait(extensions + 1)
-            else:
-                limit.reschedule(loop.time())
-
-        wait(0)
-        try:
-            yield
-        finally:
-            handle.cancel()

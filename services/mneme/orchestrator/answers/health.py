@@ -12,6 +12,7 @@ from typing import TypeVar
 import grpc
 from grpc_health.v1 import health_pb2
 
+from mneme.runtime.lateness import in_time
 from mneme.runtime.peers import PROTO_SERVICES, Peers
 
 T = TypeVar("T")
@@ -19,8 +20,8 @@ T = TypeVar("T")
 _FAILURES = 3
 """Calls in a row without an answer after which the cache is left alone."""
 _REST_SECONDS = 2.0
-_ROUNDS = 8
-"""Rounds of the event loop that asking whether it is alive takes, roughly."""
+_PROBE_SECONDS = 5.0
+"""Longest time of a probe, however late this process is."""
 
 
 class UnavailableError(Exception):
@@ -53,13 +54,11 @@ class CacheHealth:
             raise UnavailableError
         task = asyncio.ensure_future(start())
         try:
-            begun = time.monotonic()
             done, _ = await asyncio.wait([task], timeout=self._timeout / 2)
             if not done:
-                late = time.monotonic() - begun - self._timeout / 2
-                await self._check(task, self._timeout / 2 + _ROUNDS * late)
+                await self._check(task)
             outcome = await task
-        except grpc.aio.AioRpcError as error:
+        except (grpc.aio.AioRpcError, TimeoutError) as error:
             self._failures += 1
             if self._failures >= _FAILURES:
                 self._rests_until = time.monotonic() + _REST_SECONDS
@@ -70,10 +69,11 @@ class CacheHealth:
         finally:
             task.cancel()
 
-    async def _check(self, task: asyncio.Future[T], seconds: float) -> None:
+    async def _check(self, task: asyncio.Future[T]) -> None:
         request = health_pb2.HealthCheckRequest(service=PROTO_SERVICES["semantic_cache"])
         try:
-            await self._peers.semantic_cache_health.Check(request, timeout=seconds)
-        except grpc.aio.AioRpcError:
+            async with in_time(self._timeout / 2):
+                await self._peers.semantic_cache_health.Check(request, timeout=_PROBE_SECONDS)
+        except (grpc.aio.AioRpcError, TimeoutError):
             if not task.done():
                 raise
