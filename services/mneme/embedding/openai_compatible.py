@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 
 import openai
+from openai.types import CreateEmbeddingResponse
 
 from mneme.embedding.fitting import Overlong, Rejected, fit
 from mneme.embedding.provider import Embedded, InputType, Model, Result, refused, retry_after, throttled, unavailable
@@ -53,16 +54,28 @@ class OpenAIProvider:
             )
         except openai.OpenAIError as error:
             raise self._failure(error) from error
-        rows = [item.embedding for item in sorted(answer.data, key=lambda item: item.index)]
-        if len(rows) != len(texts):
-            raise refused(self._model, f"answered with {len(rows)} vectors for {len(texts)} texts")
-        share, rest = divmod(answer.usage.prompt_tokens if answer.usage else 0, len(rows))
-        return [self._embedded(row, share + (index < rest)) for index, row in enumerate(rows)]
+        except ValueError as error:
+            raise refused(self._model, "answered with what is no JSON") from error
+        try:
+            return self._read(answer, len(texts))
+        except (AttributeError, TypeError, ValueError, OverflowError) as error:
+            raise refused(self._model, "answered with what are no embeddings") from error
+
+    def _read(self, answer: CreateEmbeddingResponse, count: int) -> list[Embedded]:
+        items = sorted(answer.data, key=lambda item: item.index)
+        if len(items) != count:
+            raise refused(self._model, f"answered with {len(items)} vectors for {count} texts")
+        if [item.index for item in items] != list(range(count)):
+            raise refused(self._model, "answered with vectors that do not say which text each is of")
+        share, rest = divmod(max(0, answer.usage.prompt_tokens) if answer.usage else 0, count)
+        return [self._embedded(item.embedding, share + (index < rest)) for index, item in enumerate(items)]
 
     def _embedded(self, row: Sequence[float], token_count: int) -> Embedded:
         vector = unit(row, self._model.dimensions)
         if vector is None:
-            raise refused(self._model, f"answered with {len(row)} numbers, not {self._model.dimensions}")
+            raise refused(
+                self._model, f"answered with {len(row)} numbers that are no vector of {self._model.dimensions}"
+            )
         return Embedded(vector, token_count)
 
     def _failure(self, error: openai.OpenAIError) -> Error | Overlong | Rejected:

@@ -18,7 +18,7 @@ from mneme.runtime.errors import Error
 from mneme.settings import EmbeddingSettings, ModelsSettings
 from tests.contract.embedding.openai_embeddings import OpenAIEmbeddingsServer
 from tests.support.bedrock_server import BedrockServer
-from tests.support.replies import Fault, Script
+from tests.support.replies import Fault, Handler, Script
 
 TITAN = "amazon.titan-embed-text-v2:0"
 COHERE_V3 = "cohere.embed-multilingual-v3"
@@ -256,3 +256,28 @@ async def test_no_credentials_are_said_plainly(
 def test_settings_that_contradict_the_model_are_refused_by_name(model: str, dimensions: int, named: str) -> None:
     with pytest.raises(ValueError, match=named):
         providers.build(settings(model, "", "", dimensions), SETTINGS)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"not JSON",
+        b"{}",
+        b'{"data": [{"index": 0, "embedding": null}, {"index": 1, "embedding": null}]}',
+        b'{"data": [{"index": 0, "embedding": ["a"]}, {"index": 1, "embedding": ["b"]}]}',
+        b'{"data": [{"index": 0, "embedding": [1]}, {"index": 0, "embedding": [2]}]}',
+    ],
+)
+async def test_an_answer_that_makes_no_sense_is_the_provider_s_fault(
+    servers: tuple[BedrockServer, OpenAIEmbeddingsServer], answer: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def tell(handler: Handler, _status: int, _body: bytes, _headers: dict[str, str]) -> None:
+        send_whole(handler, 200, answer, {})
+
+    send_whole = Handler.send_whole
+    monkeypatch.setattr(Handler, "send_whole", tell)
+    provider = providers.build(settings(OPENAI, servers[0].url, servers[1].url, dimensions=1), SETTINGS)
+    with pytest.raises(Error) as raised:
+        await provider.embed(["one", "two"], InputType.DOCUMENT, truncate=False)
+    assert raised.value.reason == errors_pb2.REASON_PROVIDER_REFUSED
+    await provider.close()
