@@ -23,7 +23,7 @@ _WEEKDAY = "(?P<weekday>" + "|".join(_WEEKDAYS) + ")"
 _COUNTS = {"a": 1, "an": 1, "one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "a couple of": 2}
 _COUNT = "|".join(sorted(_COUNTS, key=len, reverse=True))
 _HAN_DIGITS = {"一": 1, "二": 2, "两": 2, "三": 3, "四": 4, "五": 5, "六": 6, "七": 7, "八": 8, "九": 9, "十": 10}
-_HAN_NUMBER = "[一二两三四五六七八九十]{1,3}|[0-9]{1,2}"
+_HAN_NUMBER = "[一二两三四五六七八九]?十[一二三四五六七八九]?|[一二两三四五六七八九]|[0-9]{1,2}"
 _HAN_MONTH = f"(?<![{''.join(_HAN_DIGITS)}个0-9])(?P<number>{_HAN_NUMBER})月"
 _HAN_DAY = f"(?P<day>{_HAN_NUMBER})[日号]"
 _BEFORE_MONTH = "last|this|in|since|during|of|early|late|mid"

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mneme.runtime.dates import spans
@@ -67,6 +67,8 @@ _PIECES = [*"今去前年昨天上周个月日十二三5 ", "may ", "last ", "20
 
 
 @given(st.lists(st.sampled_from(_PIECES), max_size=12).map("".join), st.integers(0, 36_500))
+@example("二三天前", 0)
+@example("十十月", 0)
 def test_any_text_is_read_and_every_span_has_days(question: str, days: int) -> None:
     for span in spans(question, datetime(1990, 1, 1, tzinfo=UTC) + timedelta(days=days)):
         assert span.start < span.end
