@@ -128,7 +128,8 @@ class CacheGate:
 
     async def give_up(self, lease: Lease) -> None:
         """Lets the next of those who wait answer."""
-        stub, timeout = self._current.deps.peers.semantic_cache, self._current.deps.settings.orchestrator.cache_timeout
+        # A right that is not given up makes all who wait do so to the end of their patience.
+        stub, timeout = self._current.deps.peers.semantic_cache, _OWN_WORK_SECONDS
         try:
             await stub.Abort(cache_pb.AbortRequest(lease_token=lease.token, key=lease.key), timeout=timeout)
         except grpc.aio.AioRpcError as error:
