@@ -365,7 +365,7 @@ def ingest_message(ingest: Ingest, refused: Sequence[tuple[int, bytes]], *, pend
 
 def result_message(passage: Passage, ranked: Ranked, *, explain: bool) -> pb.PassageResult:
     """Returns one search result; its cosine and BM25 are always told, the factors on request."""
-    parts = common_pb2.ScoreParts(cosine=ranked.cosine, bm25=ranked.bm25)
+    parts = common_pb2.ScoreParts(cosine=ranked.cosine, bm25=ranked.bm25, rerank=ranked.rerank)
     if explain:
         factors = {
             "recency": ranked.recency,

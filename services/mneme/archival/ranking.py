@@ -46,6 +46,7 @@ class Ranked:
     validity: float | None = None
     words_share: float | None = None
     standing: float | None = None
+    rerank: float | None = None
 
 
 def by_meaning(found: Sequence[Candidate]) -> list[Ranked]:

@@ -12,10 +12,11 @@ from mneme.archival.ranking import Ranked, Weights
 from mneme.archival.records import Candidate, Embedded, Filter, Passage, WordStatistics
 from mneme.archival.store import knowledge_bases, passages, past, scopes, search
 from mneme.archival.store.search import Query
-from mneme.runtime import call
+from mneme.runtime import call, reranking
 from mneme.runtime.db import Connection, Database
 from mneme.runtime.errors import invalid
 from mneme.runtime.ranking import query as asked_of
+from mneme.runtime.reranking import Reranker
 
 HYBRID, SEMANTIC, LEXICAL = 1, 2, 3
 
@@ -54,13 +55,17 @@ class Found:
 class Searcher:
     """Searches the archives of agents and knowledge bases."""
 
-    def __init__(self, database: Database, embedder: Embedder, *, weights: Weights, depth: int) -> None:
+    def __init__(
+        self, database: Database, embedder: Embedder, *, weights: Weights, depth: int, reranker: Reranker | None = None
+    ) -> None:
         """Args:
         database: Where the passages are.
         embedder: Makes the question's vector when the caller did not.
         weights: How much each part of a score counts.
         depth: Candidates that are ranked, by meaning and again by words; at least the limit of any search.
+        reranker: Looks again at the best of a hybrid search that does not ask for diversity; None for none.
         """
+        self._reranker = reranker
         self._database = database
         self._embedder = embedder
         self._weights = weights
@@ -74,6 +79,18 @@ class Searcher:
                 with a vector that was handed in.
         """
         _check(asked)
+        if self._reranker is None or asked.mode != HYBRID or asked.diversity:
+            return await self._search(asked)
+        found = await self._search(replace(asked, limit=max(asked.limit, self._reranker.depth)))
+        # No transaction is open here: a model is waited for.
+        ordered = await reranking.order(self._reranker, asked.text, [passage.text for passage, _ in found.results])
+        results = [
+            (passage, ranked if score is None else replace(ranked, score=score, rerank=score))
+            for (passage, ranked), score in ((found.results[position], score) for position, score in ordered)
+        ]
+        return replace(found, results=_successors_first(results)[: asked.limit])
+
+    async def _search(self, asked: Search) -> Found:
         strict = asked.strict and asked.min_score > 0
         embedded = await self._vector(asked) if asked.mode != LEXICAL or strict else None
         by_meaning = asked.mode != LEXICAL and embedded is not None
@@ -142,6 +159,20 @@ class Searcher:
         if asked.diversity > 0:
             return ranking.pushed_apart(ranked, found, diversity=asked.diversity, limit=asked.limit)
         return ranked[: asked.limit]
+
+
+def _successors_first(results: list[tuple[Passage, Ranked]]) -> list[tuple[Passage, Ranked]]:
+    """Returns results with what was replaced behind everything that replaced it."""
+    places = {passage.id: place for place, (passage, _) in enumerate(results)}
+
+    def place(passage: Passage) -> tuple[int, int]:
+        last, depth, successor = places[passage.id], 0, passage.superseded_by
+        while successor in places and depth < len(results):
+            last, depth = max(last, places[successor]), depth + 1
+            successor = results[places[successor]][0].superseded_by
+        return last, depth
+
+    return sorted(results, key=lambda one: place(one[0]))
 
 
 def _check(asked: Search) -> None:

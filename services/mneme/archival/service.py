@@ -26,6 +26,7 @@ from mneme.runtime import call, exports, idempotency, ids, migrations, pages
 from mneme.runtime.component import Component, Runtime
 from mneme.runtime.db import Connection
 from mneme.runtime.errors import Error, invalid, not_found
+from mneme.runtime.reranking import build_reranker
 from mneme.settings import ArchivalSettings
 
 SCHEMA = "archival"
@@ -84,7 +85,13 @@ class ArchivalServicer(rpc.ArchivalServiceServicer):
         self._intake = Intake(runtime.database, embedder, Lengths(settings.chunk_over, settings.chunk_chars))
         self._ingester = Ingester(runtime.database, self._intake, self._writer, self._batch_stored)
         self._near_score = settings.near_score
-        self._searcher = Searcher(runtime.database, embedder, weights=_weights(settings), depth=settings.search_depth)
+        self._searcher = Searcher(
+            runtime.database,
+            embedder,
+            weights=_weights(settings),
+            depth=settings.search_depth,
+            reranker=build_reranker(runtime.settings.models),
+        )
 
     async def InsertPassage(self, request: pb.InsertPassageRequest, context: Any) -> pb.InsertPassageResponse:
         """Stores one passage, findable by words and, where its vector can be made in time, by meaning."""

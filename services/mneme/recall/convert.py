@@ -93,7 +93,7 @@ def wire_summary(summary: Summary) -> pb.ConversationSummary:
 def wire_hit(hit: Hit) -> pb.SearchResult:
     """Returns a search result without neighbours."""
     candidate = hit.candidate
-    parts = common_pb2.ScoreParts(cosine=candidate.cosine, bm25=candidate.bm25)
+    parts = common_pb2.ScoreParts(cosine=candidate.cosine, bm25=candidate.bm25, rerank=hit.rerank)
     return pb.SearchResult(message=wire_message(candidate.message), score=hit.score, parts=parts)
 
 

@@ -171,6 +171,8 @@ class Hit:
 
     candidate: Candidate
     score: float
+    rerank: float | None = None
+    """What the reranker says; None where it did not look."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import TypeVar
 
@@ -30,12 +31,13 @@ from mneme.recall.store.append import SCHEMA, RefusedError
 from mneme.recall.store.reads import Position
 from mneme.recall.v1 import recall_pb2 as pb
 from mneme.recall.v1 import recall_pb2_grpc
-from mneme.runtime import call, exports, idempotency, lexical, migrations, pages
+from mneme.runtime import call, exports, idempotency, lexical, migrations, pages, reranking
 from mneme.runtime.component import Component, Runtime
 from mneme.runtime.db import Connection
 from mneme.runtime.errors import invalid
 from mneme.runtime.idempotency import MutatingRequest
 from mneme.runtime.ranking import query as asked_of
+from mneme.runtime.reranking import build_reranker
 
 _PAGE_SIZE = 50
 _PAGE_SIZE_MAX = 500
@@ -92,6 +94,7 @@ class RecallServicer(recall_pb2_grpc.RecallServiceServicer):
         self._indexer = indexer
         self._keeper = keeper
         self._meanings = Meanings(runtime.peers, timeout=runtime.settings.recall.query_embed_timeout)
+        self._reranker = build_reranker(runtime.settings.models)
 
     async def AppendMessages(self, request: pb.AppendMessagesRequest, context: Context) -> pb.AppendMessagesResponse:
         """Appends messages; a user credential may append plain USER messages of its own user only."""
@@ -303,8 +306,14 @@ class RecallServicer(recall_pb2_grpc.RecallServiceServicer):
                 return found, ranking.by_meaning(found.candidates, query.min_score, limit), False
             found = await search.by_both(tx, wanted, query.text, meaning, limit)
         asked = asked_of(query.text, moment)
-        hits = ranking.fused(found, asked, min_score=query.min_score, limit=limit)
-        return found, hits, False
+        depth = max(limit, self._reranker.depth) if self._reranker else limit
+        hits = ranking.fused(found, asked, min_score=query.min_score, limit=depth)
+        ordered = await reranking.order(self._reranker, query.text, [hit.candidate.message.text for hit in hits])
+        looked_at = [
+            hit if score is None else replace(hit, score=score, rerank=score)
+            for hit, score in ((hits[position], score) for position, score in ordered)
+        ]
+        return found, looked_at[:limit], False
 
     async def _add_neighbours(
         self, response: pb.SearchMessagesResponse, wanted: Filter, hits: Sequence[Hit], distance: int

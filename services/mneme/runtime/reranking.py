@@ -15,6 +15,9 @@ import structlog
 
 from mneme.settings import ModelsSettings
 
+_MOST_CHARS = 4_000
+"""Of one text: models of this kind read little more."""
+
 log = structlog.stdlib.get_logger("mneme.runtime.reranking")
 
 
@@ -55,6 +58,21 @@ class RerankEndpoint:
         except (openai.OpenAIError, ValueError, KeyError, TypeError) as error:
             log.warning("rerank_failed", model=self._model, error=type(error).__name__)
             return None
+
+
+async def order(reranker: Reranker | None, query: str, texts: Sequence[str]) -> list[tuple[int, float | None]]:
+    """Returns the positions of texts in the order to show them, each with the reranker's score.
+
+    The best `depth` of them are looked at and come first; what is behind them, and everything where there is no
+    reranker or it cannot tell, stays as it was and has no score.
+    """
+    asis: list[tuple[int, float | None]] = [(position, None) for position in range(len(texts))]
+    head = [text[:_MOST_CHARS] for text in texts[: reranker.depth]] if reranker else []
+    scores = await reranker.scores(query, head) if reranker and len(head) > 1 and query.strip() else None
+    if scores is None:
+        return asis
+    best = sorted(range(len(head)), key=lambda position: -scores[position])
+    return [*((position, scores[position]) for position in best), *asis[len(head) :]]
 
 
 def build_reranker(settings: ModelsSettings) -> Reranker | None:

@@ -221,7 +221,7 @@ _CREATE = (
         SELECT t.number INTO side FROM {schema}.vector_table t
         WHERE t.tenant_id = tenant AND t.owner_id = owner AND t.space = nearest.space AND t.state = 2;
         IF FOUND THEN
-            PERFORM set_config('hnsw.ef_search', greatest(100, least(wanted, 1000))::text, true),
+            PERFORM set_config('hnsw.ef_search', greatest(200, least(wanted, 1000))::text, true),
                 set_config('hnsw.iterative_scan', 'relaxed_order', true);
             RETURN QUERY EXECUTE format(
                 'SELECT v.id FROM {schema}.vector_%s v ORDER BY v.embedding <=> $1 LIMIT $2', side

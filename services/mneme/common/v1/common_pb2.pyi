@@ -562,6 +562,7 @@ class ScoreParts(_message.Message):
     VALIDITY_FIELD_NUMBER: _builtins.int
     WORDS_SHARE_FIELD_NUMBER: _builtins.int
     STANDING_FIELD_NUMBER: _builtins.int
+    RERANK_FIELD_NUMBER: _builtins.int
     cosine: _builtins.float
     """Cosine of query and text."""
     bm25: _builtins.float
@@ -576,6 +577,8 @@ class ScoreParts(_message.Message):
     """Share of the words in the mix of a hybrid search, from 0 to 1; meaning has the rest. The same for all results."""
     standing: _builtins.float
     """1 for a preference or an instruction that stands, which a hybrid search raises; else 0."""
+    rerank: _builtins.float
+    """What the deployment's reranker says; the order of the results it looked at follows it."""
     def __init__(
         self,
         *,
@@ -586,10 +589,11 @@ class ScoreParts(_message.Message):
         validity: _builtins.float | None = ...,
         words_share: _builtins.float | None = ...,
         standing: _builtins.float | None = ...,
+        rerank: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_bm25", b"_bm25", "_cosine", b"_cosine", "_importance", b"_importance", "_recency", b"_recency", "_standing", b"_standing", "_validity", b"_validity", "_words_share", b"_words_share", "bm25", b"bm25", "cosine", b"cosine", "importance", b"importance", "recency", b"recency", "standing", b"standing", "validity", b"validity", "words_share", b"words_share"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_bm25", b"_bm25", "_cosine", b"_cosine", "_importance", b"_importance", "_recency", b"_recency", "_rerank", b"_rerank", "_standing", b"_standing", "_validity", b"_validity", "_words_share", b"_words_share", "bm25", b"bm25", "cosine", b"cosine", "importance", b"importance", "recency", b"recency", "rerank", b"rerank", "standing", b"standing", "validity", b"validity", "words_share", b"words_share"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bm25", b"_bm25", "_cosine", b"_cosine", "_importance", b"_importance", "_recency", b"_recency", "_standing", b"_standing", "_validity", b"_validity", "_words_share", b"_words_share", "bm25", b"bm25", "cosine", b"cosine", "importance", b"importance", "recency", b"recency", "standing", b"standing", "validity", b"validity", "words_share", b"words_share"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bm25", b"_bm25", "_cosine", b"_cosine", "_importance", b"_importance", "_recency", b"_recency", "_rerank", b"_rerank", "_standing", b"_standing", "_validity", b"_validity", "_words_share", b"_words_share", "bm25", b"bm25", "cosine", b"cosine", "importance", b"importance", "recency", b"recency", "rerank", b"rerank", "standing", b"standing", "validity", b"validity", "words_share", b"words_share"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__bm25: _TypeAlias = _typing.Literal["bm25"]  # noqa: Y015
     _WhichOneofArgType__bm25: _TypeAlias = _typing.Literal["_bm25", b"_bm25"]  # noqa: Y015
@@ -599,6 +603,8 @@ class ScoreParts(_message.Message):
     _WhichOneofArgType__importance: _TypeAlias = _typing.Literal["_importance", b"_importance"]  # noqa: Y015
     _WhichOneofReturnType__recency: _TypeAlias = _typing.Literal["recency"]  # noqa: Y015
     _WhichOneofArgType__recency: _TypeAlias = _typing.Literal["_recency", b"_recency"]  # noqa: Y015
+    _WhichOneofReturnType__rerank: _TypeAlias = _typing.Literal["rerank"]  # noqa: Y015
+    _WhichOneofArgType__rerank: _TypeAlias = _typing.Literal["_rerank", b"_rerank"]  # noqa: Y015
     _WhichOneofReturnType__standing: _TypeAlias = _typing.Literal["standing"]  # noqa: Y015
     _WhichOneofArgType__standing: _TypeAlias = _typing.Literal["_standing", b"_standing"]  # noqa: Y015
     _WhichOneofReturnType__validity: _TypeAlias = _typing.Literal["validity"]  # noqa: Y015
@@ -613,6 +619,8 @@ class ScoreParts(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__importance) -> _WhichOneofReturnType__importance | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__recency) -> _WhichOneofReturnType__recency | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__rerank) -> _WhichOneofReturnType__rerank | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__standing) -> _WhichOneofReturnType__standing | None: ...
     @_typing.overload
