@@ -374,14 +374,18 @@ class ArchivalServicer(rpc.ArchivalServiceServicer):
         return await self._once(request, pb.DetachKnowledgeBaseResponse, run)
 
     async def GetRevisions(self, request: pb.GetRevisionsRequest, context: Any) -> pb.GetRevisionsResponse:
-        """Returns the revisions of everything an agent searches."""
-        tenant, agent_id = call.tenant(), request.agent_id
-        async with self._database.tenant(tenant) as tx:
-            attached = await knowledge_bases.attached(tx, tenant, agent_id)
-            known = await scopes.revisions(tx, tenant, agent_id, attached)
-        own = common_pb2.Revision(scope=f"{agent_id} passages", revision=known[agent_id])
-        shared = [common_pb2.Revision(scope=id_, revision=known[id_]) for id_ in sorted(attached)]
-        return pb.GetRevisionsResponse(revisions=[own, *shared])
+        """Returns the revisions of everything an agent searches, and when that next changes by itself."""
+        principal, agent_id = call.current().principal, request.agent_id
+        async with self._database.tenant(principal.tenant) as tx:
+            known, next_change = await scopes.revisions(
+                tx, principal.tenant, agent_id, user_id=principal.user, all_users=_sees_all()
+            )
+        own = common_pb2.Revision(scope=f"{agent_id} passages", revision=known.pop(agent_id))
+        shared = [common_pb2.Revision(scope=id_, revision=known[id_]) for id_ in sorted(known)]
+        response = pb.GetRevisionsResponse(revisions=[own, *shared])
+        if next_change is not None:
+            response.next_change_time.FromDatetime(next_change)
+        return response
 
     async def CheckUnchanged(self, request: pb.CheckUnchangedRequest, context: Any) -> pb.CheckUnchangedResponse:
         """Compares what was written since a revision with the question; in doubt the answer changed."""

@@ -80,8 +80,6 @@ class ToolResult:
     """True for a search that could not go by meaning: it may have missed what it would find otherwise."""
     passages: Mapping[str, str] | None = None
     """Passages shown, each with its knowledge base (empty for the agent's own); None for all but archival searches."""
-    true_until: datetime | None = None
-    """When the first of them ends; None where none has an end."""
 
 
 class Executor:
@@ -255,8 +253,7 @@ class Executor:
         limit = call.arguments["limit"]
         listing = self._listing(lines, limit, context, nothing="nothing in archival memory fits")
         shown = {r.passage.passage_id: r.passage.owner.knowledge_base_id for r in response.results[:limit]}
-        ends = [r.passage.valid_to.ToDatetime(UTC) for r in response.results[:limit] if r.passage.HasField("valid_to")]
-        return replace(listing, by_words_only=response.degraded, passages=shown, true_until=min(ends) if ends else None)
+        return replace(listing, by_words_only=response.degraded, passages=shown)
 
     async def _delete_passage(self, call: ParsedCall, context: ToolContext) -> ToolResult:
         passage_id = call.arguments["passage_id"]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from datetime import UTC, datetime, timedelta
 
 import grpc.aio
 import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from mneme.archival.v1 import archival_pb2 as pb
 from mneme.common.v1 import common_pb2
@@ -108,6 +110,42 @@ async def test_revisions_count_every_write(archive: Archive) -> None:
     await archive.insert("shared", owner=of_base(base.knowledge_base_id))
     await archive.delete(stored.passage_id)
     assert await archive.revisions() == {own: 4, base.knowledge_base_id: 1}
+
+
+async def test_it_is_told_when_what_is_searched_next_changes_by_itself(archive: Archive, call: Call) -> None:
+    base, elsewhere = await archive.knowledge_base("handbook"), await archive.knowledge_base("elsewhere")
+    await archive.attach(base.knowledge_base_id)
+    now = datetime.now(UTC).replace(microsecond=0)
+
+    def at(days: int) -> Timestamp:
+        made = Timestamp()
+        made.FromDatetime(now + timedelta(days=days))
+        return made
+
+    async def next_change(caller: Archive = archive) -> int | None:
+        response = await caller.stub.GetRevisions(pb.GetRevisionsRequest(agent_id=AGENT))
+        told = response.HasField("next_change_time")
+        return (response.next_change_time.ToDatetime(UTC) - now).days if told else None
+
+    await archive.insert("always true")
+    await archive.insert("true once", valid_from=at(-9), valid_to=at(-8))
+    await archive.insert("not searched", owner=of_base(elsewhere.knowledge_base_id), valid_from=at(1))
+    await archive.insert("not trusted", quarantined=True, valid_from=at(2))
+    assert await next_change() is None
+    await archive.insert("begins", valid_from=at(7), valid_to=at(8))
+    assert await next_change() == 7
+    ending = (await archive.insert("ends", owner=of_base(base.knowledge_base_id), valid_to=at(5))).passage
+    assert await next_change() == 5
+    await archive.insert("shared begins", owner=of_base(base.knowledge_base_id), valid_from=at(4))
+    assert await next_change() == 4
+    await archive.update(ending.passage_id, valid_to=at(3))
+    assert await next_change() == 3
+    await archive.delete(ending.passage_id)
+    assert await next_change() == 4
+    ann, bob, operator = await call(user="ann"), await call(user="bob"), await call()
+    nobody = await call(service="orchestrator")
+    await archive.insert("of ann", user_id="ann", valid_from=at(2))
+    assert [await next_change(one) for one in (operator, ann, bob, nobody)] == [2, 2, 4, 4]
 
 
 async def test_only_writes_that_could_matter_change_an_answer(

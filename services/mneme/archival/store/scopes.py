@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from datetime import datetime
 
 from mneme.archival.records import Author, Owner, Provenance
 from mneme.archival.store import audit
@@ -50,11 +51,23 @@ WHERE tenant_id = %(tenant)s AND owner_id = %(owner)s
 RETURNING revision
 """
 
-_REVISIONS = """
-SELECT owner_id, revision FROM archival.scope
-WHERE tenant_id = %(tenant)s AND (owner_id = %(agent)s OR owner_id IN (
-    SELECT knowledge_base_id FROM archival.attachment WHERE tenant_id = %(tenant)s AND agent_id = %(agent)s))
+_NEXT = """
+SELECT p.{column} AS moment FROM archival.agent_passages p
+WHERE p.tenant_id = %(tenant)s AND p.owner_id = searched.owner_id AND p.{column} > now() AND NOT p.quarantined
+    AND (%(all_users)s OR p.user_id IN ('', %(user_id)s))
+ORDER BY p.{column} LIMIT 1
 """
+
+_REVISIONS = f"""
+SELECT searched.owner_id, coalesce(s.revision, 0) AS revision, least(begin.moment, ending.moment) AS next_change
+FROM (
+    SELECT %(agent)s::text AS owner_id
+    UNION ALL SELECT knowledge_base_id FROM archival.attachment WHERE tenant_id = %(tenant)s AND agent_id = %(agent)s
+) searched
+LEFT JOIN archival.scope s ON s.tenant_id = %(tenant)s AND s.owner_id = searched.owner_id
+LEFT JOIN LATERAL ({_NEXT.format(column="valid_from")}) begin ON true
+LEFT JOIN LATERAL ({_NEXT.format(column="valid_to")}) ending ON true
+"""  # noqa: S608 - the names of two columns of ours
 
 
 async def lock(tx: Connection, tenant: str, owner_id: str, users: Iterable[str] = ()) -> int:
@@ -134,11 +147,23 @@ async def bump(tx: Connection, tenant: str, owner_id: str, *, added: int = 0) ->
     return int(row["revision"])
 
 
-async def revisions(tx: Connection, tenant: str, agent_id: str, knowledge_base_ids: Sequence[str]) -> dict[str, int]:
-    """Returns the revision of an agent's own scope and of each knowledge base; 0 where nothing was written yet."""
-    found = await tx.execute(_REVISIONS, {"tenant": tenant, "agent": agent_id})
-    known = {row["owner_id"]: int(row["revision"]) for row in await found.fetchall()}
-    return {owner: known.get(owner, 0) for owner in (agent_id, *knowledge_base_ids)}
+async def revisions(
+    tx: Connection, tenant: str, agent_id: str, *, user_id: str, all_users: bool
+) -> tuple[dict[str, int], datetime | None]:
+    """Returns the revisions of what an agent searches, and when a passage there next begins or ends to be true.
+
+    Args:
+        tx: A transaction of the tenant.
+        tenant: The tenant.
+        agent_id: The agent. Its own scope is there always, with 0 where nothing was written yet; so is each attached
+            knowledge base.
+        user_id: Whose passages count for the moment, beside those of no user.
+        all_users: Whether those of every user count.
+    """
+    key = {"tenant": tenant, "agent": agent_id, "user_id": user_id, "all_users": all_users}
+    rows = await (await tx.execute(_REVISIONS, key)).fetchall()
+    moments = [row["next_change"] for row in rows if row["next_change"] is not None]
+    return {row["owner_id"]: int(row["revision"]) for row in rows}, min(moments, default=None)
 
 
 async def record_attachment(

@@ -128,6 +128,20 @@ Index(
     agent_passages.c.revision,
 )
 Index(
+    "agent_passages_begin",
+    agent_passages.c.tenant_id,
+    agent_passages.c.owner_id,
+    agent_passages.c.valid_from,
+    postgresql_where=text("valid_from IS NOT NULL"),
+)
+Index(
+    "agent_passages_end",
+    agent_passages.c.tenant_id,
+    agent_passages.c.owner_id,
+    agent_passages.c.valid_to,
+    postgresql_where=text("valid_to IS NOT NULL"),
+)
+Index(
     "agent_passages_user",
     agent_passages.c.tenant_id,
     agent_passages.c.user_id,

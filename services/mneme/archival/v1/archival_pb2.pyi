@@ -2129,18 +2129,27 @@ class GetRevisionsResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     REVISIONS_FIELD_NUMBER: _builtins.int
+    NEXT_CHANGE_TIME_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def revisions(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.Revision]:
         """The agent's own passages first, then each attached knowledge base."""
+
+    @_builtins.property
+    def next_change_time(self) -> _timestamp_pb2.Timestamp:
+        """When a passage of these scopes next begins or ceases to be true, as far as its valid_from and valid_to tell: what a
+        search finds then changes without a write. Only passages that the caller's user may see; quarantined ones do not
+        count. Absent when nothing changes by itself.
+        """
 
     def __init__(
         self,
         *,
         revisions: _abc.Iterable[_common_pb2.Revision] | None = ...,
+        next_change_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["next_change_time", b"next_change_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["revisions", b"revisions"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_change_time", b"next_change_time", "revisions", b"revisions"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -304,7 +304,8 @@ class ArchivalServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetRevisions(self, request, context):
-        """Returns the revisions of all scopes an agent searches: its own passages and each attached knowledge base.
+        """Returns the revisions of all scopes an agent searches, its own passages and each attached knowledge base, and when
+        what they hold next changes by itself.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -89,7 +89,9 @@ class ArchivalServiceStub:
     DetachKnowledgeBase: _grpc.UnaryUnaryMultiCallable[_archival_pb2.DetachKnowledgeBaseRequest, _archival_pb2.DetachKnowledgeBaseResponse]
     """Ends an agent's access to a knowledge base."""
     GetRevisions: _grpc.UnaryUnaryMultiCallable[_archival_pb2.GetRevisionsRequest, _archival_pb2.GetRevisionsResponse]
-    """Returns the revisions of all scopes an agent searches: its own passages and each attached knowledge base."""
+    """Returns the revisions of all scopes an agent searches, its own passages and each attached knowledge base, and when
+    what they hold next changes by itself.
+    """
     CheckUnchanged: _grpc.UnaryUnaryMultiCallable[_archival_pb2.CheckUnchangedRequest, _archival_pb2.CheckUnchangedResponse]
     """Tells whether writes since a revision could change an answer made from certain passages."""
     ListMemoryChanges: _grpc.UnaryUnaryMultiCallable[_archival_pb2.ListMemoryChangesRequest, _archival_pb2.ListMemoryChangesResponse]
@@ -162,7 +164,9 @@ class ArchivalServiceAsyncStub(ArchivalServiceStub):
     DetachKnowledgeBase: _aio.UnaryUnaryMultiCallable[_archival_pb2.DetachKnowledgeBaseRequest, _archival_pb2.DetachKnowledgeBaseResponse]  # type: ignore[assignment]
     """Ends an agent's access to a knowledge base."""
     GetRevisions: _aio.UnaryUnaryMultiCallable[_archival_pb2.GetRevisionsRequest, _archival_pb2.GetRevisionsResponse]  # type: ignore[assignment]
-    """Returns the revisions of all scopes an agent searches: its own passages and each attached knowledge base."""
+    """Returns the revisions of all scopes an agent searches, its own passages and each attached knowledge base, and when
+    what they hold next changes by itself.
+    """
     CheckUnchanged: _aio.UnaryUnaryMultiCallable[_archival_pb2.CheckUnchangedRequest, _archival_pb2.CheckUnchangedResponse]  # type: ignore[assignment]
     """Tells whether writes since a revision could change an answer made from certain passages."""
     ListMemoryChanges: _aio.UnaryUnaryMultiCallable[_archival_pb2.ListMemoryChangesRequest, _archival_pb2.ListMemoryChangesResponse]  # type: ignore[assignment]
@@ -352,7 +356,9 @@ class ArchivalServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _archival_pb2.GetRevisionsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_archival_pb2.GetRevisionsResponse, _abc.Awaitable[_archival_pb2.GetRevisionsResponse]]:
-        """Returns the revisions of all scopes an agent searches: its own passages and each attached knowledge base."""
+        """Returns the revisions of all scopes an agent searches, its own passages and each attached knowledge base, and when
+        what they hold next changes by itself.
+        """
 
     @_abc_1.abstractmethod
     def CheckUnchanged(

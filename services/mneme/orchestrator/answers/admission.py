@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Container, Sequence
-from datetime import datetime, timedelta
 
 from mneme.orchestrator.answers.keys import knowledge_bases
 from mneme.orchestrator.effects import Outcome, asked_caller, used_clock, wrote_memory
@@ -56,7 +55,6 @@ class Admission:
         self._unfit: set[cache_pb.Unfit.ValueType] = set()
         self._passages: dict[str, str] = {}
         self._searched = False
-        self._true_until: datetime | None = None
         if rests_on_time(question):
             self._unfit.add(cache_pb.UNFIT_TIME_DEPENDENT)
 
@@ -75,8 +73,6 @@ class Admission:
         for outcome in outcomes:
             self._searched |= outcome.result.passages is not None
             self._passages.update(outcome.result.passages or {})
-            if outcome.result.true_until is not None:
-                self._true_until = min(outcome.result.true_until, self._true_until or outcome.result.true_until)
 
     @property
     def unfit(self) -> list[cache_pb.Unfit.ValueType]:
@@ -87,10 +83,6 @@ class Admission:
     def passage_ids(self) -> list[str]:
         """Passages that the model was shown, as far as an entry names them."""
         return list(self._passages)[:MOST_PASSAGES]
-
-    def life(self, now: datetime) -> timedelta | None:
-        """Time until the first of those passages is no longer true; None where none has an end."""
-        return None if self._true_until is None else max(timedelta(), self._true_until - now)
 
     def knowledge(self, basis: cache_pb.Basis) -> list[cache_pb.KnowledgeUse]:
         """What was taken from each knowledge base of the basis by the model's own searches.

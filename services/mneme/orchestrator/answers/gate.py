@@ -6,8 +6,8 @@ A cache that is slow, down or wrong costs nothing but the saving.
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
-from datetime import UTC, timedelta
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 
 import grpc
 import structlog
@@ -43,6 +43,8 @@ class Lease:
     """The user's runs that had asked a model when the question was looked up; for an answer of one user."""
     asked: Public | None = None
     """Set where the answer is to be for all users."""
+    next_change: datetime | None = None
+    """When the state of memory that was read with the key next changes by itself: no answer is kept for longer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,10 +106,7 @@ class CacheGate:
         entry = self._entry(answer, admission.passage_ids)
         entry.knowledge.extend(admission.knowledge(lease.key.basis))
         key = keys.with_run_count(lease.key, run_count)
-        await self._commit(
-            cache_pb.CommitRequest(lease_token=lease.token, key=key, entry=entry, unfit=admission.unfit),
-            admission.life(events.now()),
-        )
+        await self._commit(lease, key, entry, admission)
 
     async def keep(self, lease: Lease, answer: str, grounds: Grounds, admission: Admission) -> None:
         """Keeps an answer for all users, or gives the question up.
@@ -123,8 +122,7 @@ class CacheGate:
             return
         entry = self._entry(answer, grounds.passage_ids)
         entry.knowledge.extend(grounds.knowledge)
-        request = cache_pb.CommitRequest(lease_token=lease.token, key=lease.key, entry=entry, unfit=admission.unfit)
-        await self._commit(request, grounds.life())
+        await self._commit(lease, lease.key, entry, admission)
 
     async def give_up(self, lease: Lease) -> None:
         """Lets the next of those who wait answer."""
@@ -149,12 +147,12 @@ class CacheGate:
     async def _own(self) -> Looked:
         run, deps = self._current.run, self._current.deps
         with self._current.timed("core_memory"), self._current.timed("archival"):
-            key, run_count = await asyncio.gather(
+            (key, next_change), run_count = await asyncio.gather(
                 keys.own(deps.peers, self._current.profile, run.user_id, self._current.work.event.text),
                 self._run_count(),
             )
         key = keys.with_run_count(key, run_count)
-        return self._outcome(await self._acquire(key), key, run_count=run_count)
+        return self._outcome(await self._acquire(key), Lease("", key, run_count, next_change=next_change))
 
     async def _shared(self) -> Looked:
         deps = self._current.deps
@@ -169,7 +167,7 @@ class CacheGate:
             await self.give_up(Lease(response.lease.lease_token, asked.key, asked=asked))
             self._missed("NEEDS_CONTEXT")
             return Looked()
-        return self._outcome(response, asked.key, asked=asked)
+        return self._outcome(response, Lease("", asked.key, asked=asked, next_change=asked.next_change))
 
     async def _acquire(self, key: cache_pb.CacheKey) -> cache_pb.AcquireResponse:
         deps, run = self._current.deps, self._current.run
@@ -183,19 +181,13 @@ class CacheGate:
                 lambda: deps.peers.semantic_cache.Acquire(request, timeout=wait + _OWN_WORK_SECONDS)
             )
 
-    def _outcome(
-        self,
-        response: cache_pb.AcquireResponse,
-        key: cache_pb.CacheKey,
-        *,
-        run_count: int = 0,
-        asked: Public | None = None,
-    ) -> Looked:
+    def _outcome(self, response: cache_pb.AcquireResponse, sought: Lease) -> Looked:
+        """What the cache's answer means; `sought` is the right to answer, complete but for its token."""
         outcome = response.WhichOneof("outcome")
         if outcome == "hit":
-            self._hit(response.hit, asked)
+            self._hit(response.hit, sought.asked)
             if response.hit.HasField("refresh"):
-                self._refresh = Lease(response.hit.refresh.lease_token, key, run_count, asked)
+                self._refresh = replace(sought, token=response.hit.refresh.lease_token)
             return Looked(hit=response.hit)
         miss = response.lease.miss if outcome == "lease" else response.miss
         reason = cache_pb.MissReason.Name(miss.reason).removeprefix("MISS_REASON_")
@@ -204,7 +196,7 @@ class CacheGate:
             self._current.deps.answers.judge.notice(call.tenant())
         if outcome != "lease":
             return Looked()
-        return Looked(lease=Lease(response.lease.lease_token, key, run_count, asked))
+        return Looked(lease=replace(sought, token=response.lease.lease_token))
 
     async def _run_count(self) -> int:
         run = self._current.run
@@ -222,7 +214,14 @@ class CacheGate:
             model_seconds=current.times.get("model", (0, 0.0))[1],
         )
 
-    async def _commit(self, request: cache_pb.CommitRequest, life: timedelta | None) -> None:
+    async def _commit(
+        self, lease: Lease, key: cache_pb.CacheKey, entry: cache_pb.CacheEntry, admission: Admission
+    ) -> None:
+        request = cache_pb.CommitRequest(lease_token=lease.token, key=key, entry=entry, unfit=admission.unfit)
+        life = keys.life(lease.next_change, events.now())
+        if life == timedelta():
+            await self.give_up(lease)
+            return
         if life is not None:
             request.time_to_live.FromTimedelta(life)
         stub, timeout = self._current.deps.peers.semantic_cache, _OWN_WORK_SECONDS

@@ -2,6 +2,7 @@
 
 The state is read from PostgreSQL each time: blocks (RenderMemory), passages and knowledge bases (GetRevisions), and
 for answers of one user how many of that user's runs have asked a model, which stands for all that was said before.
+With it comes when that state next changes without a write, by a passage that begins or ceases to be true.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from mneme.archival.v1 import archival_pb2
@@ -35,6 +37,8 @@ class Public:
 
     key: cache_pb.CacheKey
     rendered: core_memory_pb2.RenderMemoryResponse
+    next_change: datetime | None
+    """When that state next changes by itself."""
 
     @property
     def question(self) -> str:
@@ -56,8 +60,10 @@ class Public:
         return hashlib.sha256(text.encode()).digest()
 
 
-async def own(peers: Peers, profile: Profile, user_id: str, question: str) -> cache_pb.CacheKey:
-    """The key of a question that only the same user may be served for; `with_run_count` completes it.
+async def own(peers: Peers, profile: Profile, user_id: str, question: str) -> tuple[cache_pb.CacheKey, datetime | None]:
+    """The key of a question that only the same user may be served for, and when its state next changes by itself.
+
+    `with_run_count` completes the key.
 
     Raises:
         grpc.aio.AioRpcError: A service did not answer.
@@ -67,12 +73,13 @@ async def own(peers: Peers, profile: Profile, user_id: str, question: str) -> ca
         peers.archival.GetRevisions(archival_pb2.GetRevisionsRequest(agent_id=profile.agent_id)),
     )
     shape = {"tools": sorted(profile.tools), "render": RENDER_VERSION}
-    return cache_pb.CacheKey(
+    key = cache_pb.CacheKey(
         scope=cache_pb.CacheScope(agent_id=profile.agent_id, user_id=user_id),
         question=question,
         fingerprint=_fingerprint(profile, shape),
         basis=cache_pb.Basis(revisions=[rendered.revision, *revisions.revisions]),
     )
+    return key, _next_change(revisions)
 
 
 async def public(peers: Peers, profile: Profile, question: str) -> Public:
@@ -96,7 +103,7 @@ async def public(peers: Peers, profile: Profile, question: str) -> Public:
         basis=cache_pb.Basis(revisions=[rendered.shared_revision, *attached]),
         shared_after_users=profile.shared_after_users,
     )
-    return Public(key, rendered)
+    return Public(key, rendered, _next_change(revisions))
 
 
 @contextmanager
@@ -122,6 +129,18 @@ def with_run_count(key: cache_pb.CacheKey, run_count: int) -> cache_pb.CacheKey:
 def knowledge_bases(basis: cache_pb.Basis) -> list[str]:
     """The knowledge bases that a basis counts."""
     return [one.scope for one in basis.revisions if _is_knowledge_base(one.scope)]
+
+
+def life(next_change: datetime | None, now: datetime) -> timedelta | None:
+    """How long an answer may be kept that was made in a state of memory; None where nothing changes by itself.
+
+    Zero when the change came before the answer: it may have been made from either state.
+    """
+    return None if next_change is None else max(timedelta(), next_change - now)
+
+
+def _next_change(revisions: archival_pb2.GetRevisionsResponse) -> datetime | None:
+    return revisions.next_change_time.ToDatetime(UTC) if revisions.HasField("next_change_time") else None
 
 
 def _is_knowledge_base(scope: str) -> bool:

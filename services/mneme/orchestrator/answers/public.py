@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 
 import grpc
 
@@ -92,11 +92,6 @@ class Grounds:
     def passage_ids(self) -> list[str]:
         """Ids of the passages."""
         return [one.passage.passage_id for one in self.passages]
-
-    def life(self) -> timedelta | None:
-        """Time until the first of the passages is no longer true; None where none has an end."""
-        ends = [one.passage.valid_to.ToDatetime(UTC) for one in self.passages if one.passage.HasField("valid_to")]
-        return max(timedelta(), min(ends) - datetime.now(UTC)) if ends else None
 
 
 async def search(peers: Peers, asked: Public) -> Grounds | None:

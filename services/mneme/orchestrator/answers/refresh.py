@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 
 import grpc
 import structlog
@@ -111,7 +112,9 @@ class Refresher:
             knowledge=grounds.knowledge,
         )
         request = cache_pb.CommitRequest(lease_token=refresh.token, key=asked.key, entry=entry)
-        life = grounds.life()
+        life = keys.life(asked.next_change, events.now())
+        if life == timedelta():
+            return False
         if life is not None:
             request.time_to_live.FromTimedelta(life)
         return (await self._peers.semantic_cache.Commit(request)).stored
