@@ -152,6 +152,12 @@ async def silent() -> AsyncIterator[tuple[Silent, CacheHealth]]:
     await server.stop(0)
 
 
+async def answering(seconds: float) -> str:
+    """What the cache says after a time."""
+    await asyncio.sleep(seconds)
+    return "answer"
+
+
 async def test_a_cache_that_hangs_costs_no_more_than_its_time_and_then_nothing(
     silent: tuple[Silent, CacheHealth],
 ) -> None:
@@ -168,12 +174,31 @@ async def test_a_cache_that_hangs_costs_no_more_than_its_time_and_then_nothing(
     assert servicer.asked == health._FAILURES
 
 
+async def test_all_who_wait_ask_once_whether_a_cache_is_alive(silent: tuple[Silent, CacheHealth]) -> None:
+    servicer, cache = silent
+    outcomes = await asyncio.gather(*(cache.call(asyncio.Event().wait) for _ in range(50)), return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [UnavailableError] * 50
+    assert servicer.asked == 1
+
+    servicer.alive = True
+    assert await cache.call(lambda: answering(0.5)) == "answer"
+
+
+async def test_a_cache_that_answered_a_moment_ago_is_alive_and_one_that_began_to_hang_is_found_out(
+    silent: tuple[Silent, CacheHealth],
+) -> None:
+    servicer, cache = silent
+    assert await cache.call(lambda: answering(0)) == "answer"
+    assert await cache.call(lambda: answering(0.5)) == "answer"
+    assert servicer.asked > 0
+
+    async with asyncio.timeout(10):
+        with pytest.raises(UnavailableError):
+            await cache.call(asyncio.Event().wait)
+
+
 async def test_a_cache_that_is_alive_may_take_its_time(silent: tuple[Silent, CacheHealth]) -> None:
     servicer, cache = silent
     servicer.alive = True
 
-    async def slow() -> str:
-        await asyncio.sleep(0.5)
-        return "answer"
-
-    assert await cache.call(slow) == "answer"
+    assert await cache.call(lambda: answering(0.5)) == "answer"

@@ -8,10 +8,13 @@ import psycopg
 import pytest
 
 from mneme import registry
+from mneme.orchestrator.answers import public
+from mneme.orchestrator.answers.keys import Public
 from mneme.orchestrator.models.port import ModelOutput, ModelRequest
 from mneme.orchestrator.records import LeaseLostError, Step
 from mneme.orchestrator.turn import Turn
 from mneme.orchestrator.v1 import orchestrator_pb2 as pb
+from mneme.runtime.peers import Peers
 from mneme.settings import OrchestratorSettings, Settings
 from tests.contract.orchestrator.scripted import (
     ScriptedModel,
@@ -28,13 +31,14 @@ from tests.contract.orchestrator.scripted import (
 from tests.contract.orchestrator.test_shared_answers import QUESTION, hit, is_public, shared_agent, with_user
 from tests.support.suite import Serve, Suite
 
-PATIENT = OrchestratorSettings(cache_timeout=10.0, lease_renew=0.3, lease_seconds=2.0)
+SHORT_LEASES = OrchestratorSettings(lease_renew=0.3, lease_seconds=2.0)
+"""Of a run's lease alone: how long the cache may take is as it is delivered."""
 
 
 @pytest.fixture
 async def replicas(model: ScriptedModel, serve: Serve) -> tuple[Suite, Suite]:
     """Two processes' worth of services on the same stores."""
-    return await serve(data_dir=None, orchestrator=PATIENT), await serve(data_dir=None, orchestrator=PATIENT)
+    return await serve(data_dir=None, orchestrator=SHORT_LEASES), await serve(data_dir=None, orchestrator=SHORT_LEASES)
 
 
 def through(suite: Suite, talk: Talk) -> Talk:
@@ -90,10 +94,33 @@ async def test_those_who_wait_do_not_try_what_one_could_not_answer_for_all(
     assert sum(map(is_public, model.requests)) == 1
 
 
+async def test_those_who_wait_do_not_search_in_turn_what_one_could_not_search(
+    model: ScriptedModel, replicas: tuple[Suite, Suite], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    operator = await open_talk(replicas[0], agent=shared_agent())
+    talks = [await with_user(operator, f"user-{number}") for number in range(10)]
+    searches = 0
+
+    async def never_answered(_peers: Peers, _asked: Public) -> None:
+        async def all_asked() -> bool:
+            return len((await operator.agents.ListRuns(pb.ListRunsRequest(page_size=500))).runs) == len(talks)
+
+        nonlocal searches
+        searches += 1
+        await until(all_asked)
+
+    monkeypatch.setattr(public, "search", never_answered)
+    answers = await asyncio.gather(*(talk.send(QUESTION) for talk in talks))
+
+    assert [texts(events) for events in answers] == [[f"echo {QUESTION}"]] * len(talks)
+    assert searches == 1
+    assert not any(map(is_public, model.requests))
+
+
 async def test_whoever_waits_for_a_process_that_died_answers_when_its_lease_ends(
     model: ScriptedModel, serve: Serve, suite_settings: Settings
 ) -> None:
-    short = PATIENT.model_copy(update={"cache_lease": 1.0})
+    short = SHORT_LEASES.model_copy(update={"cache_lease": 1.0})
     second = await serve(data_dir=None, orchestrator=short)
     ann = await open_talk(second, agent=shared_agent())
     bob = await with_user(ann, "bob")

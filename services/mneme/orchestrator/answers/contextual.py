@@ -15,9 +15,9 @@ class Contextual:
     def __init__(self) -> None:
         self._until: OrderedDict[bytes, float] = OrderedDict()
 
-    def add(self, digest: bytes) -> None:
-        """Notes a question that needs its context."""
-        self._until[digest] = time.monotonic() + _SECONDS
+    def add(self, digest: bytes, *, seconds: float = _SECONDS) -> None:
+        """Notes a question that needs its context, or that cannot be answered for all users for some seconds."""
+        self._until[digest] = time.monotonic() + seconds
         self._until.move_to_end(digest)
         if len(self._until) > _KEPT:
             self._until.popitem(last=False)

@@ -20,6 +20,9 @@ from mneme.orchestrator.records import Step
 from mneme.orchestrator.store import side_usage
 from mneme.runtime.errors import Error
 
+_UNSEARCHABLE_SECONDS = 5.0
+"""Time in which a question is not tried again whose search could not be made."""
+
 log = structlog.stdlib.get_logger("mneme.orchestrator.answers")
 
 
@@ -56,6 +59,8 @@ async def answered(current: Current, asker: Asker, asked: Public) -> Tried | Non
     with current.timed("archival"):
         grounds = await public.search(current.deps.peers, asked)
     if grounds is None:
+        # Those who wait would each search in turn, as long as this one did.
+        current.deps.answers.contextual.add(asked.digest, seconds=_UNSEARCHABLE_SECONDS)
         return None
     step_id = journal.step_id(current.run.run_id, steps.PUBLIC_STEP)
     incoming = steps.incoming(current.run.run_id, current.work.event)
