@@ -225,7 +225,7 @@ async def test_a_vector_of_another_size_than_configured_is_refused(
 ) -> None:
     bedrock, openai = servers
     provider = providers.build(settings(OPENAI, bedrock.url, openai.url, dimensions=1024), SETTINGS)
-    with pytest.raises(Error, match="256 numbers, not 1024") as caught:
+    with pytest.raises(Error, match="256 numbers that are no vector of 1024") as caught:
         await embed(provider, "text")
     assert caught.value.reason == errors_pb2.REASON_PROVIDER_REFUSED
     await provider.close()
