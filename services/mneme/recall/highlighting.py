@@ -50,7 +50,9 @@ class Highlighter:
         words = list(_WORD.finditer(chunk))
         if not words or not self._matches(chunk):
             return
-        whole = (offset + words[0].start(), offset + words[-1].end())
+        start, end = words[0].start(), words[-1].end()
+        # A mark beside the words may be what makes them the term.
+        whole = (offset + start, offset + end) if self._matches(chunk[start:end]) else (offset, offset + len(chunk))
         matching = [word for word in words if self._matches(word.group())]
         yield from [(offset + word.start(), offset + word.end()) for word in matching] or [whole]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mneme.recall.highlighting import MAX_RANGES, Highlighter
@@ -34,6 +34,7 @@ def test_the_words_of_the_query_are_marked(query: str, text: str, words: list[st
 
 
 @given(st.text(max_size=80), st.text(max_size=200))
+@example("¨", "0¨")
 def test_ranges_are_in_order_inside_the_text_and_hold_a_term(query: str, text: str) -> None:
     ranges = Highlighter(query).ranges(text)
 
