@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import secrets
 import statistics
-import tempfile
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import grpc.aio
@@ -21,9 +18,8 @@ import redis.asyncio
 
 from benchmarks import echo, turn
 from benchmarks.naive_cache import NaiveCache
-from benchmarks.processes import TENANT, deployed, echoing
+from benchmarks.processes import TENANT, deployed, echoing, fresh_stores
 from benchmarks.report import Bar, Row
-from mneme import dev
 from mneme.common.v1 import common_pb2
 from mneme.runtime.redis import Cache
 from mneme.semantic_cache.addresses import Partition, Scope, partition, place, space_hash
@@ -60,7 +56,7 @@ Ask = Callable[[int], Awaitable[float]]
 
 async def measure() -> list[Row]:
     """The rows of this part."""
-    async with _stores() as stores, _redis(stores) as client:
+    async with fresh_stores() as stores, _redis(stores) as client:
         known = _vectors(max(_SIZES))
         naive = await _naive(client, known)
         for size in _SIZES:
@@ -195,16 +191,6 @@ async def _least(stores: Settings, client: redis.asyncio.Redis) -> AsyncIterator
             return 1000 * (time.perf_counter() - began)
 
         yield ask
-
-
-@asynccontextmanager
-async def _stores() -> AsyncIterator[Settings]:
-    """Fresh embedded stores."""
-    with tempfile.TemporaryDirectory(prefix="mneme-bench-") as folder:
-        # Where the database runs as another user, that user must get through.
-        os.chmod(folder, 0o711)  # noqa: PTH101  (a Path's methods are refused in async functions)
-        async with dev.prepared(Path(folder, "data"), overrides={"telemetry": {"log_level": "warning"}}) as stores:
-            yield stores
 
 
 @asynccontextmanager

@@ -10,26 +10,22 @@ import gzip
 import hashlib
 import json
 import os
-import tempfile
 import uuid
 from collections import defaultdict
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from rich.console import Console
 
 from benchmarks import store_stream
-from benchmarks.processes import ONE_PROCESS, deployed
+from benchmarks.processes import ONE_PROCESS, deployed, fresh_stores
 from benchmarks.report import Bar, Row
 from benchmarks.store_stream import Asked, Tally
-from mneme import dev
 from mneme.cli.cache_pairs import Comparer
 from mneme.client import Client
 from mneme.semantic_cache.bounds import wrong_upper_bound
 from mneme.semantic_cache.v1 import semantic_cache_pb2 as pb
-from mneme.settings import Settings
 
 PREFIXES = ("quality_",)
 
@@ -46,7 +42,7 @@ _SETS = ("checklist_pairs", "paws_qqp_pairs", "qqp_pairs")
 
 async def measure() -> list[Row]:
     """The rows of this part."""
-    async with _stores() as stores, deployed(stores, ONE_PROCESS) as suite, suite.client() as client:
+    async with fresh_stores() as stores, deployed(stores, ONE_PROCESS) as suite, suite.client() as client:
         comparer = await Comparer.open(client)
         return [*await _pairs(comparer), *await _stream(client, comparer)]
 
@@ -167,12 +163,3 @@ def _read(folder: Path) -> list[dict[str, str]]:
 
 def _say(text: str) -> None:
     Console(highlight=False).print(text, soft_wrap=True)
-
-
-@asynccontextmanager
-async def _stores() -> AsyncIterator[Settings]:
-    with tempfile.TemporaryDirectory(prefix="mneme-bench-") as folder:
-        # Where the database runs as another user, that user must get through.
-        os.chmod(folder, 0o711)  # noqa: PTH101  (a Path's methods are refused in async functions)
-        async with dev.prepared(Path(folder, "data"), overrides={"telemetry": {"log_level": "warning"}}) as stores:
-            yield stores

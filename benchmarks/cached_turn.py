@@ -7,24 +7,18 @@ model that answers at once, and 23.9 s are added to the time of each turn that a
 from __future__ import annotations
 
 import asyncio
-import os
 import statistics
-import tempfile
 import time
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from benchmarks import store_stream
-from benchmarks.processes import ONE_PROCESS, deployed
+from benchmarks.processes import ONE_PROCESS, deployed, fresh_stores
 from benchmarks.report import Bar, Row
 from benchmarks.store_stream import Asked, Tally
 from benchmarks.turn import percentile
-from mneme import dev
 from mneme.client import Client, new_request_id
 from mneme.orchestrator.v1 import orchestrator_pb2 as pb
-from mneme.settings import Settings
 
 PREFIXES = ("cached_",)
 
@@ -54,7 +48,7 @@ class Turn:
 
 async def measure() -> list[Row]:
     """The rows of this part."""
-    async with _stores() as stores, deployed(stores, ONE_PROCESS) as suite, suite.client() as client:
+    async with fresh_stores() as stores, deployed(stores, ONE_PROCESS) as suite, suite.client() as client:
         plain = await _turns(client, await _conversations(client, pb.CACHE_POLICY_OFF), _questions(0))
         asked = await _turns(client, await _conversations(client, pb.CACHE_POLICY_SHARED), _questions(0))
         served = await _turns(client, await _conversations(client, pb.CACHE_POLICY_SHARED), _questions(1))
@@ -154,13 +148,3 @@ async def _conversations(client: Client, policy: pb.CachePolicy.ValueType) -> li
     ]
     opened = [await client.agents.CreateConversation(request) for request in requests]
     return [one.conversation.conversation_id for one in opened]
-
-
-@asynccontextmanager
-async def _stores() -> AsyncIterator[Settings]:
-    """Fresh embedded stores that wait for the disk at each commit, as in earnest."""
-    with tempfile.TemporaryDirectory(prefix="mneme-bench-") as folder:
-        # Where the database runs as another user, that user must get through.
-        os.chmod(folder, 0o711)  # noqa: PTH101  (a Path's methods are refused in async functions)
-        async with dev.prepared(Path(folder, "data"), overrides={"telemetry": {"log_level": "warning"}}) as stores:
-            yield stores

@@ -8,10 +8,8 @@ import functools
 import itertools
 import json
 import math
-import os
 import statistics
 import sys
-import tempfile
 import time
 import urllib.request
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -28,9 +26,8 @@ import redis.asyncio
 from botocore import exceptions
 
 from benchmarks import echo, titan
-from benchmarks.processes import Deployment, deployed, echoing, free_ports
+from benchmarks.processes import Deployment, deployed, echoing, free_ports, fresh_stores
 from benchmarks.report import Bar, Row
-from mneme import dev
 from mneme.embedding.dispatch import Policy
 from mneme.embedding.gateway import Gateway
 from mneme.embedding.provider import Embedded, InputType, Model, Result
@@ -63,7 +60,7 @@ async def measure() -> list[Row]:
     """The rows of this part."""
     async with AsyncExitStack() as stack:
         provider = await stack.enter_async_context(_provider())
-        stores = await stack.enter_async_context(_stores())
+        stores = await stack.enter_async_context(fresh_stores())
         (echoes,) = await stack.enter_async_context(echoing(1, _folder(stores)))
         extra = _settings(provider)
         rows: list[Row] = []
@@ -119,15 +116,6 @@ async def _provider() -> AsyncIterator[_Provider]:
     finally:
         child.terminate()
         await child.wait()
-
-
-@asynccontextmanager
-async def _stores() -> AsyncIterator[Settings]:
-    with tempfile.TemporaryDirectory(prefix="mneme-bench-") as folder:
-        # Where the database runs as another user, that user must get through.
-        os.chmod(folder, 0o711)  # noqa: PTH101  (a Path's methods are refused in async functions)
-        async with dev.prepared(Path(folder, "data"), overrides={"telemetry": {"log_level": "warning"}}) as stores:
-            yield stores
 
 
 def _folder(stores: Settings) -> Path:

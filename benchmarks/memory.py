@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import statistics
-import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -18,8 +15,7 @@ from pgvector import HalfVector
 from pgvector.psycopg import register_vector_async
 from psycopg.rows import tuple_row
 
-from benchmarks.processes import TENANT, Deployment, deployed
-from mneme import dev
+from benchmarks.processes import TENANT, Deployment, deployed, fresh_stores
 from mneme.client import Client
 from mneme.embedding.v1 import embedding_pb2
 from mneme.settings import Settings
@@ -62,17 +58,14 @@ class Memory:
 @asynccontextmanager
 async def running(groups: Sequence[tuple[str, ...]], *, dimensions: int = DIMENSIONS) -> AsyncIterator[Memory]:
     """Fresh stores that wait for the disk at each commit, and the services in processes as named."""
-    with tempfile.TemporaryDirectory(prefix="mneme-bench-") as folder, mock.patch.dict(_EMBEDDED, _SERVER):
-        # Where the database runs as another user, that user must get through.
-        os.chmod(folder, 0o711)  # noqa: PTH101  (a Path's methods are refused in async functions)
-        overrides = {
-            "telemetry": {"log_level": "warning"},
-            "models": {**_MODELS, "embedding_dimensions": dimensions},
-            # The benchmark says when.
-            "maintenance": {"interval": 86_400},
-        }
+    overrides = {
+        "models": {**_MODELS, "embedding_dimensions": dimensions},
+        # The benchmark says when.
+        "maintenance": {"interval": 86_400},
+    }
+    with mock.patch.dict(_EMBEDDED, _SERVER):
         async with (
-            dev.prepared(Path(folder, "data"), overrides=overrides) as stores,
+            fresh_stores(overrides) as stores,
             deployed(stores, groups) as deployment,
             deployment.client() as client,
         ):

@@ -7,16 +7,18 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from mneme import registry
+from mneme import dev, registry
 from mneme.client import Client
 from mneme.client.connection import HEALTH_NAMES
 from mneme.runtime.dev_credentials import mint_dev_token
@@ -28,6 +30,17 @@ SIX_PROCESSES = tuple((name,) for name in registry.NAMES)
 _START_SECONDS = 60.0
 _STOP_SECONDS = 30.0
 _ROOT = Path(__file__).parents[1]
+
+
+@asynccontextmanager
+async def fresh_stores(overrides: Mapping[str, Any] | None = None) -> AsyncIterator[Settings]:
+    """Fresh embedded stores, which wait for the disk at each commit as in earnest; the settings of a suite on them."""
+    with tempfile.TemporaryDirectory(prefix="mneme-bench-") as folder:
+        # Where the database runs as another user, that user must get through.
+        os.chmod(folder, 0o711)  # noqa: PTH101  (a Path's methods are refused in async functions)
+        wanted = {"telemetry": {"log_level": "warning"}, **(overrides or {})}
+        async with dev.prepared(Path(folder, "data"), overrides=wanted) as stores:
+            yield stores
 
 
 @dataclass(frozen=True, slots=True)

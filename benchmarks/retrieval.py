@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import tempfile
 import uuid
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -20,8 +19,9 @@ from rich.console import Console
 
 from benchmarks import evaluation
 from benchmarks.evaluation import Question, Scope, Text
+from benchmarks.processes import fresh_stores
 from benchmarks.report import Bar, Row
-from mneme import dev, registry
+from mneme import registry
 from mneme.archival.v1 import archival_pb2
 from mneme.common.v1 import common_pb2
 from mneme.recall.v1 import recall_pb2
@@ -303,16 +303,12 @@ async def _asked(questions: Sequence[Question], ask: Ask) -> list[Asked]:
 @asynccontextmanager
 async def _suite() -> AsyncIterator[Peers]:
     """A fresh suite in this process, and stubs that call it as its orchestrator does."""
-    with tempfile.TemporaryDirectory(prefix="mneme-bench-") as folder:
-        # Where the database runs as another user, that user must get through.
-        os.chmod(folder, 0o711)  # noqa: PTH101  (a Path's methods are refused in async functions)
-        overrides = {"telemetry": {"log_level": "warning"}, "server": {"port": 0, "drain_wait": 0, "stop_grace": 1}}
-        async with (
-            dev.prepared(Path(folder, "data"), overrides=overrides) as stores,
-            registry.running(stores, ("embedding", "recall", "archival")) as server,
-        ):
-            with call.enter(Call(Principal(tenant="bench", actor="benchmark", service="orchestrator"))):
-                yield _peers(stores, server.address)
+    async with (
+        fresh_stores({"server": {"port": 0, "drain_wait": 0, "stop_grace": 1}}) as stores,
+        registry.running(stores, ("embedding", "recall", "archival")) as server,
+    ):
+        with call.enter(Call(Principal(tenant="bench", actor="benchmark", service="orchestrator"))):
+            yield _peers(stores, server.address)
 
 
 def _peers(stores: Settings, address: str) -> Peers:

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import statistics
-import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from benchmarks.baseline import Baseline
 from benchmarks.probe import FLUSH_SECONDS, Probe, Reading, difference, named, per_turn
-from benchmarks.processes import ONE_PROCESS, SIX_PROCESSES, Deployment, deployed
+from benchmarks.processes import ONE_PROCESS, SIX_PROCESSES, Deployment, deployed, fresh_stores
 from benchmarks.report import Bar, Row
-from mneme import dev
 from mneme.client import Client
 from mneme.client.client import new_request_id
 from mneme.orchestrator.v1 import orchestrator_pb2 as pb
@@ -79,7 +74,7 @@ class Busy:
 
 async def measure() -> list[Row]:
     """The rows of this part."""
-    async with _stores() as stores, Baseline.open(stores) as baseline:
+    async with fresh_stores() as stores, Baseline.open(stores) as baseline:
         cpu_by_hand = await _cpu_by_hand(baseline, stores)
         async with deployed(stores, SIX_PROCESSES) as six:
             apart = await _alone(six, stores, baseline, settle=True)
@@ -123,16 +118,6 @@ def _details(apart: Alone, together: Alone, busy: Busy) -> list[Row]:
     for prefix, spent in (("turn_cpu", apart.spent), ("turn_cpu_one", together.spent), ("turn_cpu_busy", busy.spent)):
         rows += [Row(f"{prefix}_{name}", cpu, "ms/turn") for name, cpu in named(spent, "cpu").items()]
     return rows
-
-
-@asynccontextmanager
-async def _stores() -> AsyncIterator[Settings]:
-    """Fresh embedded stores that wait for the disk at each commit, as in earnest."""
-    with tempfile.TemporaryDirectory(prefix="mneme-bench-") as folder:
-        # Where the database runs as another user, that user must get through.
-        os.chmod(folder, 0o711)  # noqa: PTH101  (a Path's methods are refused in async functions)
-        async with dev.prepared(Path(folder, "data"), overrides={"telemetry": {"log_level": "warning"}}) as stores:
-            yield stores
 
 
 async def _cpu_by_hand(baseline: Baseline, stores: Settings) -> float:
