@@ -101,29 +101,20 @@ class AgentMethods(Base):
 
     async def DeleteAgent(self, request: pb.DeleteAgentRequest, context: Context) -> pb.DeleteAgentResponse:
         """Deletes an agent and all its data in every service, as an operation that this call works on first."""
-        tenant = call.tenant()
-        operation_id = ids.new("operation")
 
-        async def run() -> pb.DeleteAgentResponse:
+        async def begin(tx: Connection) -> Operation:
+            operation_id = ids.new("operation")
             await self._agent(tx, request.agent_id)
-            await store.set_agent_state(tx, tenant, request.agent_id, pb.AGENT_STATE_DELETING, operation_id)
-            operation = new_operation(
+            await store.set_agent_state(tx, call.tenant(), request.agent_id, pb.AGENT_STATE_DELETING, operation_id)
+            return new_operation(
                 operation_id,
                 pb.OPERATION_KIND_DELETE_AGENT,
                 request.agent_id,
                 request.SerializeToString(),
                 operations.agent_deletion_steps(delete_blocks=request.delete_blocks),
             )
-            return pb.DeleteAgentResponse(operation=await self._begin(tx, operation))
 
-        async with self._database.tenant(tenant) as tx:
-            response = await once(tx, SCHEMA, request, pb.DeleteAgentResponse, run)
-        worked = await self._operations.work(tenant, response.operation.operation_id)
-        return pb.DeleteAgentResponse(operation=convert.wire_operation(worked))
-
-    async def _begin(self, tx: Connection, operation: Operation) -> pb.Operation:
-        stored = await operation_store.insert(tx, call.tenant(), operation, hold=self._operations.hold)
-        return convert.wire_operation(stored)
+        return await self._operate(request, pb.DeleteAgentResponse, begin)
 
 
 def new_operation(

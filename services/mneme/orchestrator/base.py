@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import grpc.aio
 from google.protobuf.message import Message
 
 from mneme.errors.v1 import errors_pb2
+from mneme.orchestrator import convert
 from mneme.orchestrator.current import Deps
 from mneme.orchestrator.operations import Operations
-from mneme.orchestrator.records import Accepted, Agent, Conversation, Incoming
+from mneme.orchestrator.records import Accepted, Agent, Conversation, Incoming, Operation
 from mneme.orchestrator.relay.watch import Watcher
 from mneme.orchestrator.store import agents as agent_store
 from mneme.orchestrator.store import mailbox, purge
+from mneme.orchestrator.store import operations as operation_store
+from mneme.orchestrator.store.tables import SCHEMA
 from mneme.orchestrator.v1 import orchestrator_pb2 as pb
 from mneme.orchestrator.worker import Worker
 from mneme.runtime import call
 from mneme.runtime.db import Connection
 from mneme.runtime.errors import Error, not_found
+from mneme.runtime.idempotency import MutatingRequest, once
+
+R = TypeVar("R", pb.DeleteAgentResponse, pb.DeleteConversationResponse, pb.ForgetUserResponse)
 
 Context = grpc.aio.ServicerContext[Message, Message]
 
@@ -75,6 +83,28 @@ class Base:
         if agent is None:
             raise not_found(agent_id)
         return agent
+
+    async def _operate(
+        self, request: MutatingRequest, response_type: type[R], begin: Callable[[Connection], Awaitable[Operation]]
+    ) -> R:
+        """Begins an operation, once for a request, and works on it first.
+
+        Args:
+            request: What asks for it.
+            response_type: Its response, whose `operation` says how far the work is.
+            begin: Makes the operation, with all that must be so from its first moment.
+        """
+        tenant = call.tenant()
+
+        async with self._database.tenant(tenant) as tx:
+
+            async def run() -> R:
+                stored = await operation_store.insert(tx, tenant, await begin(tx), hold=self._operations.hold)
+                return response_type(operation=convert.wire_operation(stored))
+
+            response = await once(tx, SCHEMA, request, response_type, run)
+        worked = await self._operations.work(tenant, response.operation.operation_id)
+        return response_type(operation=convert.wire_operation(worked))
 
     async def _refuse_forgotten(self, tx: Connection, user_id: str) -> None:
         """Refuses what would keep something of a user who was forgotten.

@@ -6,11 +6,13 @@ from mneme.errors.v1 import errors_pb2
 from mneme.orchestrator import convert, operations
 from mneme.orchestrator.agents import new_operation
 from mneme.orchestrator.base import PAGE_SIZE, PAGE_SIZE_MAX, Base, Context, bound_user
+from mneme.orchestrator.records import Operation
 from mneme.orchestrator.store import agents as store
 from mneme.orchestrator.store import operations as operation_store
 from mneme.orchestrator.store.tables import SCHEMA
 from mneme.orchestrator.v1 import orchestrator_pb2 as pb
 from mneme.runtime import call, ids, pages
+from mneme.runtime.db import Connection
 from mneme.runtime.errors import Error, not_found
 from mneme.runtime.idempotency import once
 
@@ -81,25 +83,19 @@ class ConversationMethods(Base):
         self, request: pb.DeleteConversationRequest, context: Context
     ) -> pb.DeleteConversationResponse:
         """Deletes a conversation and its messages, as an operation that this call works on first."""
-        tenant = call.tenant()
 
-        async def run() -> pb.DeleteConversationResponse:
+        async def begin(tx: Connection) -> Operation:
             found = await self._conversation(tx, request.conversation_id)
-            await store.close_conversation(tx, tenant, found.conversation_id)
-            operation = new_operation(
+            await store.close_conversation(tx, call.tenant(), found.conversation_id)
+            return new_operation(
                 ids.new("operation"),
                 pb.OPERATION_KIND_DELETE_CONVERSATION,
                 found.conversation_id,
                 request.SerializeToString(),
                 operations.conversation_deletion_steps(found.agent_id, found.user_id),
             )
-            stored = await operation_store.insert(tx, tenant, operation, hold=self._operations.hold)
-            return pb.DeleteConversationResponse(operation=convert.wire_operation(stored))
 
-        async with self._database.tenant(tenant) as tx:
-            response = await once(tx, SCHEMA, request, pb.DeleteConversationResponse, run)
-        worked = await self._operations.work(tenant, response.operation.operation_id)
-        return pb.DeleteConversationResponse(operation=convert.wire_operation(worked))
+        return await self._operate(request, pb.DeleteConversationResponse, begin)
 
     async def GetOperation(self, request: pb.GetOperationRequest, context: Context) -> pb.GetOperationResponse:
         """Returns one operation."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 from mneme.orchestrator.records import PRIORITY, Accepted, CallResult, Event, Fence, Incoming, Run, Work
-from mneme.orchestrator.store.rows import FENCE, Row, fence_parameters, run_of, step_of
+from mneme.orchestrator.store.rows import FENCE, Row, event_of, fence_parameters, run_of, step_of
 from mneme.orchestrator.v1 import orchestrator_pb2 as pb
 from mneme.runtime.db import Connection
 
@@ -309,15 +309,7 @@ async def begin(tx: Connection, fence: Fence) -> Work | None:
     return Work(
         fence=fence,
         run=run_of(row),
-        event=Event(
-            event_id=row["event_id"],
-            kind=row["kind"],
-            text=row["text"],
-            actor=row["actor"],
-            speaker=row["speaker"],
-            bypass_cache=row["bypass_cache"],
-            create_time=row["event_time"],
-        ),
+        event=event_of(row, time="event_time"),
         definition=bytes(row["definition"]),
         version=row["version"],
         warned=row["warned"],

@@ -206,8 +206,8 @@ def operation_of(row: Row) -> Operation:
     )
 
 
-def event_of(row: Row) -> Event:
-    """The event in a row of `event`."""
+def event_of(row: Row, *, time: str = "create_time") -> Event:
+    """The event in a row of `event`, whose time may go by another name where other tables are joined."""
     return Event(
         event_id=row["event_id"],
         kind=row["kind"],
@@ -215,5 +215,5 @@ def event_of(row: Row) -> Event:
         actor=row["actor"],
         speaker=row["speaker"],
         bypass_cache=row["bypass_cache"],
-        create_time=row["create_time"],
+        create_time=row[time],
     )
